@@ -1,0 +1,157 @@
+"""The Protocols that a third party implements, and the frozen values that the stages pass around.
+
+Images are ``(N, 3, H, W)`` float32 in [0, 1] at every public door. A method is a function of
+``(images, config, context, generators)`` and keeps no state between calls; ``generators`` holds one CPU
+generator per image, so that a result does not depend on which images share a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from redcloak.prompts import Decoupling
+    from redcloak.suite import Suite
+
+Kind = Literal["protect", "purify", "personalize", "metrics"]
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+def silent(done: int, total: int, values: dict[str, float]) -> None:
+    """A progress callback that shows nothing."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The size of a protective perturbation: a norm and its radius in [0, 1] pixel units.
+
+    It holds for the saved PNG: ``max |protected - clean|`` after both are read back from disk.
+    """
+
+    radius: float
+    norm: Literal["linf"] = "linf"
+
+    @classmethod
+    def of_255(cls, steps: float) -> Budget:
+        """A budget in 8-bit steps, as papers print it: ``Budget.of_255(11)`` is 11/255."""
+        return cls(radius=steps / 255)
+
+    def __str__(self) -> str:
+        """The budget as papers print it."""
+        return f"{self.radius * 255:g}/255"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Who or what is personalized: the class noun and the identifier that training binds to it."""
+
+    class_noun: str = "person"
+    identifier: str = "sks"
+
+    @property
+    def instance_prompt(self) -> str:
+        """The DreamBooth prompt of the subject, e.g. ``a photo of sks person``."""
+        return f"a photo of {self.identifier} {self.class_noun}"
+
+    @property
+    def class_prompt(self) -> str:
+        """The prompt of the prior-preservation images, e.g. ``a photo of person``."""
+        return f"a photo of {self.class_noun}"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may use beside its images.
+
+    ``reference`` holds the clean pictures that a protection may train its surrogate on, or that a score compares
+    with; ``prompts`` the prompt of each picture that is scored. ``progress`` takes (done, total, values).
+    """
+
+    suite: Suite
+    subject: Subject = field(default_factory=Subject)
+    decoupling: Decoupling | None = None
+    class_images: Tensor | None = None
+    reference: Tensor | None = None
+    prompts: tuple[str, ...] = ()
+    progress: Progress = silent
+
+
+class Protector(Protocol):
+    """Clean images -> protected images of the same shape, inside ``config.budget`` on the 8-bit lattice."""
+
+    def __call__(self, images: Tensor, config: Any, context: Context, generators: Sequence[Generator]) -> Tensor: ...
+
+
+class Purifier(Protocol):
+    """Images -> images in [0, 1] of the same height and width; each image independent of its companions."""
+
+    def __call__(self, images: Tensor, config: Any, context: Context, generators: Sequence[Generator]) -> Tensor: ...
+
+
+class Trainer(Protocol):
+    """Personalize ``context.suite.backbone`` in place; the caller lends it by ``backbone.borrowed()``."""
+
+    def __call__(self, images: Tensor, config: Any, context: Context, generator: Generator) -> None: ...
+
+
+class Metric(Protocol):
+    """Images -> one value per image and score name (``nan`` where the score is undefined for that image)."""
+
+    def __call__(self, images: Tensor, config: Any, context: Context) -> dict[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one score means: the direction that is better, its range, unit, and smallest sensible sample."""
+
+    title: str
+    higher_is_better: bool
+    low: float
+    high: float
+    unit: str = ""
+    minimum_n: int = 1
+
+
+@dataclass(frozen=True)
+class Method:
+    """The metadata each method file declares as ``METHOD``: what it is, whose it is, what it may be used for.
+
+    ``version`` enters the cache key: raise it whenever the same configuration gives another result.
+    """
+
+    title: str
+    cite: str
+    version: int = 1
+    license: str = "Apache-2.0"
+    stochastic: bool = False
+    needs: tuple[str, ...] = ()
+    scores: dict[str, Score] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A red flag: a reason not to believe a number. ``anchor`` is its section in docs/red-flags.md."""
+
+    anchor: str
+    arm: str
+    message: str
+    severity: Literal["warning", "critical"] = "warning"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its confidence interval, the number of clusters it rests on, and the level."""
+
+    estimate: float
+    low: float
+    high: float
+    clusters: int
+    level: float = 0.95
+
+    def __str__(self) -> str:
+        """Three digits and the interval in brackets."""
+        return f"{self.estimate:.3f} [{self.low:.3f}, {self.high:.3f}]"

@@ -1,0 +1,177 @@
+"""Everything a person writes or a file stores: typed, frozen, unknown keys forbidden, one place for defaults.
+
+A field that cannot change a result (batch size, device, workers) is declared with :func:`transport`; those
+fields, and only those, are left out of the cache key.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from redcloak.api import Budget, Subject
+from redcloak.errors import UserError
+from redcloak.prompts import Decoupling
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def transport(default: Any, **kwargs: Any) -> Any:
+    """A field that cannot change a result: shown in the configuration, absent from the cache key."""
+    return Field(default, json_schema_extra={"key": False}, **kwargs)
+
+
+class Strict(BaseModel):
+    """Base of every configuration: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    def key_fields(self) -> dict[str, Any]:
+        """The fields that can change a result, resolved, as JSON values."""
+        result = {}
+        for name, info in type(self).model_fields.items():
+            extra = info.json_schema_extra
+            if isinstance(extra, dict) and extra.get("key") is False:
+                continue
+            value = getattr(self, name)
+            result[name] = value.key_fields() if isinstance(value, Strict) else _json(self, name)
+        return result
+
+
+class MethodConfig(Strict):
+    """Base of the ``Config`` that each method file declares: the method's own knobs, with units."""
+
+
+class ProtectConfig(MethodConfig):
+    """Base of every protection's configuration: the budget, in 8-bit steps of the saved PNG."""
+
+    budget: float = Field(11.0, ge=1, le=64, description="L_inf radius in 8-bit steps (/255 of the saved PNG)")
+
+    @property
+    def ball(self) -> Budget:
+        """The budget in [0, 1] pixel units."""
+        return Budget.of_255(self.budget)
+
+
+class Choice(Strict):
+    """A method by name with its settings; a bare name in YAML is a choice without settings."""
+
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, value: Any) -> Any:
+        """``aspl`` or ``{name: aspl, steps: 10}`` -> the fields of a choice."""
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, Mapping) and "settings" not in value:
+            return {
+                "name": value.get("name", ""),
+                "settings": {k: v for k, v in value.items() if k != "name"},
+            }
+        return value
+
+
+def _chain(value: Any) -> Any:
+    """``restore,upscale`` or a list of choices -> a list of choices."""
+    if isinstance(value, str):
+        value = value.split(",")
+    if isinstance(value, Mapping):
+        value = [value]
+    return [Choice.parse(item) for item in value]
+
+
+MethodChoice = Annotated[Choice, BeforeValidator(Choice.parse)]
+Chain = Annotated[tuple[Choice, ...], BeforeValidator(_chain)]
+
+
+class SubjectConfig(Strict):
+    """The words that name the subject in prompts."""
+
+    class_noun: str = Field("person", min_length=1, description="what the subject is: person, dog, backpack")
+    identifier: str = Field("sks", min_length=1, description="the rare token that training binds to it")
+
+    @property
+    def words(self) -> Subject:
+        """The same as the value that methods take."""
+        return Subject(self.class_noun, self.identifier)
+
+
+class AuditConfig(Strict):
+    """One audit: every arm of one subject and one protection. ``redcloak audit --config`` reads it back."""
+
+    photos: str = Field(description="a folder of photos of one subject, or drawn:N")
+    already_protected: str | None = Field(
+        None, description="the clean photos, where `photos` were protected by another tool"
+    )
+    suite: str = Field("tiny", description="tiny, sd15, sd21, sdxl or a folder")
+    subject: SubjectConfig = SubjectConfig()
+    protection: MethodChoice = Choice(name="aspl")
+    budget: float = Field(11.0, ge=1, le=64, description="L_inf radius in 8-bit steps (/255)")
+    purifiers: tuple[Chain, ...] = (
+        (Choice(name="gaussian"),),
+        (Choice(name="jpeg"),),
+        (Choice(name="codesr"),),
+    )
+    red_team: Chain = Field((Choice(name="codesr"),), description="the purifier chain of the red-team arm")
+    trainer: MethodChoice = Choice(name="dreambooth")
+    decoupling: Decoupling = Decoupling()
+    metrics: tuple[str, ...] = ("identity", "quality", "alignment")
+    prompts: tuple[str, ...] = Field(
+        ("a photo of {subject}", "a smiling photo of {subject}"),
+        description="evaluation prompts; {subject} becomes e.g. 'sks person'",
+    )
+    images_per_prompt: int = Field(8, ge=1, le=64)
+    sampling_steps: int = Field(25, ge=1, le=1000, description="DDIM steps")
+    guidance: float = Field(7.5, ge=1, le=30, description="classifier-free guidance scale")
+    class_images: int = Field(32, ge=0, le=1000, description="prior-preservation pictures, made once and shared")
+    seeds: tuple[int, ...] = Field((0, 1), min_length=1)
+    device: str = transport("cpu", description="cpu, cuda, cuda:1, mps")
+    workers: int = transport(2, ge=1, le=64, description="stages that run at the same time")
+
+
+def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
+    """Validate ``values``; a :class:`UserError` names the field, the value, the reason and the nearest name."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "configuration"
+        if first["type"] == "extra_forbidden":
+            known = list(model.model_fields)
+            near = difflib.get_close_matches(field, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}."
+            raise UserError(f"{where}: unknown setting {field!r}: {hint}") from None
+        shown = repr(first.get("input"))[:80]
+        raise UserError(f"{where}: {field} = {shown}: {first['msg']}.") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping from a file, or a :class:`UserError` that names the line."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read the configuration {path}: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a configuration is a mapping of names to values, not {type(values).__name__}.")
+    return values
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """``["steps=10"]`` -> ``{"steps": 10}``; values are read as YAML scalars."""
+    settings = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UserError(f"--set {pair!r}: write it as name=value.")
+        settings[name.strip().replace("-", "_")] = yaml.safe_load(value)
+    return settings
+
+
+def _json(model: BaseModel, name: str) -> Any:
+    return model.model_dump(mode="json", include={name})[name]
