@@ -1,0 +1,230 @@
+"""The arms of an audit, and the graph of stages that makes them.
+
+untuned               the model before personalization: the floor of every score
+clean                 personalized on the photos as they are
+random_noise          on photos with sign noise of the same budget: is it the noise, or what it says?
+protected             on protected photos
+protected+PURIFIER    on protected photos after a purifier, one arm for each chain
+red_team              on protected photos after the red team's purifier, with contrastive decoupling
+clean+red_team        the red team on clean photos: does the cure harm the healthy?
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from redcloak import registry
+from redcloak.api import Kind
+from redcloak.config import AuditConfig, Choice, MethodConfig
+from redcloak.matrix import Graph, Node
+from redcloak.prompts import NONE, Decoupling
+from redcloak.report.model import CLEAN, PROTECTED, RANDOM_NOISE, RED_TEAM, UNTUNED
+from redcloak.report.model import Arm as ArmSummary
+from redcloak.subjects import Photos
+from redcloak.suite import Suite
+
+PRIORS = {"class_images": 8.0, "protect": 40.0, "purify": 1.0, "personalize": 20.0, "generate": 6.0, "score": 2.0}
+
+
+@dataclass
+class Arm:
+    """One arm: its summary for the report, and the nodes that it is read from."""
+
+    summary: ArmSummary
+    photos: Node | None = None
+    clean: Node | None = None
+    trained_on: Node | None = None
+    photo_scores: Node | None = None
+    models: list[Node] = field(default_factory=list)
+    generated: list[tuple[int, Node]] = field(default_factory=list)
+    scores: list[tuple[int, Node]] = field(default_factory=list)
+
+
+class Builder:
+    """Builds the graph of one audit; every arm that shares a stage shares its node."""
+
+    def __init__(self, config: AuditConfig, suite: Suite, photos: Photos) -> None:
+        self.config, self.suite, self.graph = config, suite, Graph()
+        self.transport = {"suite": config.suite, "device": config.device}
+        self.words = {"class_noun": config.subject.class_noun, "identifier": config.subject.identifier}
+        self.clean = self._photos(photos, "train")
+        self.reference = self._photos(photos, "reference")
+        self.names = list(photos.train_names)
+        self.class_images = self._class_images() if config.class_images else None
+        self.protected = self._given(photos) if config.already_protected else self._protect(config.protection)
+
+    def arms(self) -> list[Arm]:
+        """Every arm of the audit, in the order of the report."""
+        config, cure = self.config, self.config.red_team
+        name = "another tool" if config.already_protected else config.protection.name
+        noise = Choice(name="random_noise")
+        arms = [
+            self._untuned(),
+            self._arm(CLEAN, "Clean", "Personalized on the photos as they are.", self.clean),
+            self._arm(
+                RANDOM_NOISE,
+                "Random noise",
+                "Sign noise of the same budget: the control for noise as such.",
+                self._protect(noise),
+                protection="random_noise",
+            ),
+            self._arm(PROTECTED, f"Protected ({name})", "Nothing done against it.", self.protected, protection=name),
+        ]
+        for chain in config.purifiers:
+            label = "+".join(step.name for step in chain)
+            words = f"The protected photos after {label}."
+            arms.append(self._arm(f"{PROTECTED}+{label}", f"+ {label}", words, self.protected, chain, protection=name))
+        label = "+".join(step.name for step in cure)
+        words = f"The protected photos after {label}, trained and sampled with contrastive decoupling."
+        arms += [
+            self._arm(RED_TEAM, f"Red team ({label} + CDL)", words, self.protected, cure, True, protection=name),
+            self._arm(
+                f"{CLEAN}+{RED_TEAM}",
+                f"Clean + red team ({label} + CDL)",
+                "The same treatment of clean photos: does the cure harm the healthy?",
+                self.clean,
+                cure,
+                True,
+            ),
+        ]
+        return arms
+
+    def _photos(self, photos: Photos, split: str) -> Node:
+        config = {"digest": photos.digest, "size": self.suite.spec.resolution, "split": split}
+        source = self.config.already_protected or self.config.photos
+        return self.graph.add("photos", config, transport={"photos": source}, label=f"{split} photos")
+
+    def _given(self, photos: Photos) -> Node:
+        """Photos that another tool protected, paired with the clean ones."""
+        from pathlib import Path
+
+        from redcloak.images import folder_digest
+
+        config = {
+            "digest": folder_digest(Path(self.config.photos)),
+            "size": self.suite.spec.resolution,
+            "split": "protected",
+            "names": list(photos.train_names),
+        }
+        transport = {"photos": self.config.already_protected, "protected": self.config.photos}
+        return self.graph.add("photos", config, {"clean": self.clean}, transport=transport, label="protected photos")
+
+    def _class_images(self) -> Node:
+        config = {
+            "prompt": self.config.subject.words.class_prompt,
+            "count": self.config.class_images,
+            "steps": self.config.sampling_steps,
+            "guidance": self.config.guidance,
+            "seed": 0,
+            "weights": self.suite.fingerprint("backbone"),
+        }
+        return self.graph.add("class_images", config, transport=self.transport, label="class images")
+
+    def method(self, kind: Kind, choice: Choice, **more: Any) -> tuple[registry.Entry, dict[str, Any]]:
+        """A method with its resolved settings, its version and the fingerprints of the weights it uses."""
+        entry = registry.load(kind, choice.name)
+        settings = self.suite.settings(choice.name, more | choice.settings)
+        resolved: MethodConfig = entry.configure(**settings)
+        weights = {
+            slot: self.suite.faces.fingerprint() if slot == "faces" else self.suite.fingerprint(slot)
+            for slot in entry.method.needs
+        }
+        return entry, {
+            "name": choice.name,
+            "settings": resolved.key_fields(),
+            "version": entry.method.version,
+            "weights": weights,
+        }
+
+    def _protect(self, choice: Choice) -> Node:
+        entry, method = self.method("protect", choice, budget=self.config.budget)
+        config = {"method": method, "subject": self.words, "seed": self.config.seeds[0]}
+        inputs = {"photos": self.clean}
+        if self.class_images and "backbone" in entry.method.needs:
+            inputs["class_images"] = self.class_images
+        return self.graph.add("protect", config, inputs, transport=self.transport, label=f"protect: {choice.name}")
+
+    def _purify(self, source: Node, chain: tuple[Choice, ...]) -> Node:
+        methods = [self.method("purify", choice)[1] for choice in chain]
+        config = {"chain": methods, "subject": self.words, "seed": self.config.seeds[0]}
+        label = f"purify: {', '.join(choice.name for choice in chain)}"
+        return self.graph.add("purify", config, {"photos": source}, transport=self.transport, label=label)
+
+    def _personalize(self, source: Node, decoupling: Decoupling, seed: int, label: str) -> Node:
+        _, method = self.method("personalize", self.config.trainer)
+        words = decoupling.model_dump(include={"train_suffix", "noise_token", "variant"})
+        config = {
+            "method": method,
+            "subject": self.words,
+            "decoupling": words if decoupling.train_suffix else None,
+            "seed": seed,
+        }
+        inputs = {"photos": source} | ({"class_images": self.class_images} if self.class_images else {})
+        return self.graph.add("personalize", config, inputs, transport=self.transport, label=f"personalize: {label}")
+
+    def _generate(self, model: Node | None, decoupling: Decoupling, seed: int, label: str) -> Node:
+        subject = f"{self.config.subject.identifier} {self.config.subject.class_noun}"
+        prompts = [decoupling.sampling(prompt.format(subject=subject)) for prompt in self.config.prompts]
+        config = {
+            "prompts": prompts,
+            "negative": decoupling.negative,
+            "count": self.config.images_per_prompt,
+            "steps": self.config.sampling_steps,
+            "guidance": self.config.guidance,
+            "seed": seed,
+            "weights": self.suite.fingerprint("backbone"),
+        }
+        inputs = {"model": model} if model else {}
+        return self.graph.add("generate", config, inputs, transport=self.transport, label=f"generate: {label}")
+
+    def _score(self, images: Node, metrics: tuple[str, ...], label: str, clean: Node | None = None) -> Node:
+        methods = [self.method("metrics", Choice(name=name))[1] for name in metrics]
+        prompts = None
+        if images.stage == "generate":  # all arms are judged by the plain prompt, whatever they were sampled with
+            subject = f"{self.config.subject.identifier} {self.config.subject.class_noun}"
+            plain = [prompt.format(subject=subject) for prompt in self.config.prompts]
+            prompts = [prompt for prompt in plain for _ in range(self.config.images_per_prompt)]
+        config = {"metrics": methods, "subject": self.words, "prompts": prompts}
+        inputs = {"images": images, "reference": self.reference} | ({"clean": clean} if clean else {})
+        return self.graph.add("score", config, inputs, transport=self.transport, label=f"score: {label}")
+
+    def _untuned(self) -> Arm:
+        arm = Arm(ArmSummary(name=UNTUNED, title="Untuned model", words="Before personalization: the floor."))
+        self._draw(arm, None, NONE, self.config.seeds[0])
+        return arm
+
+    def _arm(
+        self,
+        name: str,
+        title: str,
+        words: str,
+        source: Node,
+        chain: tuple[Choice, ...] = (),
+        cdl: bool = False,
+        protection: str | None = None,
+    ) -> Arm:
+        summary = ArmSummary(
+            name=name,
+            title=title,
+            words=words,
+            protection=protection,
+            budget=self.config.budget if protection else None,
+            purifiers=tuple(step.name for step in chain),
+            cdl=cdl,
+        )
+        arm = Arm(summary, photos=source, clean=self.clean)
+        arm.trained_on = self._purify(source, chain) if chain else source
+        photo_metrics = tuple(metric for metric in self.config.metrics if metric != "alignment")
+        arm.photo_scores = self._score(arm.trained_on, (*photo_metrics, "fidelity"), f"photos of {name}", self.clean)
+        decoupling = self.config.decoupling if cdl else NONE
+        for seed in self.config.seeds:
+            model = self._personalize(arm.trained_on, decoupling, seed, name)
+            arm.models.append(model)
+            self._draw(arm, model, decoupling, seed)
+        return arm
+
+    def _draw(self, arm: Arm, model: Node | None, decoupling: Decoupling, seed: int) -> None:
+        node = self._generate(model, decoupling, seed, arm.summary.name)
+        arm.generated.append((seed, node))
+        arm.scores.append((seed, self._score(node, self.config.metrics, arm.summary.name)))

@@ -1,0 +1,232 @@
+"""One audit: every arm of one subject and one protection, from photos to a report."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from redcloak import __version__, registry
+from redcloak.api import Kind, Score
+from redcloak.arms import PRIORS, Arm, Builder
+from redcloak.checks import Run, run_checks
+from redcloak.config import AuditConfig
+from redcloak.errors import UserError
+from redcloak.execute import Event, run
+from redcloak.images import check_writable, list_images, read_image
+from redcloak.matrix import Graph, Node, Plan
+from redcloak.matrix import plan as plan_graph
+from redcloak.report.build import ArmPictures, Drawn, build
+from redcloak.report.model import MethodUsed, Report, summarise
+from redcloak.report.table import Row, Source, Table, write_whole
+from redcloak.report.verdict import verdict
+from redcloak.store import Artifact, Store
+from redcloak.subjects import Photos, load_subject, pair
+from redcloak.suite import Suite
+from redcloak.suite import load as load_suite
+
+RESEARCH_ONLY = ("non-commercial", "research use", "agpl", "gpl")
+
+
+@dataclass
+class Audit:
+    """An audit that is set up but not run: its arms, its graph and its store."""
+
+    config: AuditConfig
+    out: Path
+    photos: Photos
+    suite: Suite
+    arms: list[Arm]
+    graph: Graph
+    store: Store
+
+    @classmethod
+    def prepare(cls, config: AuditConfig, out: Path, store: Path | None = None) -> Audit:
+        """Check everything that can be checked before work is spent: photos, methods, settings, the output folder.
+
+        Raises:
+            UserError: whatever is wrong, in one line.
+        """
+        suite = load_suite(config.suite, config.device)
+        photos = load_subject(config.already_protected or config.photos, suite.spec.resolution)
+        if config.already_protected:
+            pair(Path(config.already_protected), Path(config.photos), suite.spec.resolution)
+        _check_prompts(config)
+        builder = Builder(config, suite, photos)
+        arms = builder.arms()
+        check_writable(out)
+        return cls(config, out, photos, suite, arms, builder.graph, Store(store or out / "store"))
+
+    def targets(self) -> list[Node]:
+        """The nodes that the report is read from; the models are needed only to make them."""
+        nodes = [node for arm in self.arms for _, node in (*arm.generated, *arm.scores)]
+        extra = [
+            node for arm in self.arms for node in (arm.photos, arm.clean, arm.trained_on, arm.photo_scores) if node
+        ]
+        return list(dict.fromkeys([*nodes, *extra]))
+
+    def plan(self) -> Plan:
+        """What a run would compute, what is cached, and how long it should take."""
+        return plan_graph(self.graph, self.store, PRIORS, self.targets(), self.config.workers)
+
+    def run(self, on_event: Callable[[Event], None] = lambda event: None) -> Report:
+        """Compute what is missing and write ``report.html``, ``report.json``, ``scores.parquet``, ``audit.yaml``."""
+        resolved = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
+        write_whole(self.out / "audit.yaml", resolved.encode())
+        run(self.graph, self.store, "redcloak.stages:run_stage", self.targets(), self.config.workers, on_event)
+        scores = Table.of(row for arm in self.arms for row in self._rows(arm))
+        report = self._report(scores)
+        build(report, {arm.summary.name: self._pictures(arm) for arm in self.arms}, scores, self.out)
+        return report
+
+    def _artifact(self, node: Node) -> Artifact:
+        artifact = self.store.open(node.key)
+        if artifact is None:
+            raise UserError(f"{node.label}: its result was damaged meanwhile; run the same command again.")
+        return artifact
+
+    def _rows(self, arm: Arm) -> list[Row]:
+        nodes: list[tuple[int, Source, Node]] = [(seed, "generated", node) for seed, node in arm.scores]
+        if arm.photo_scores:
+            nodes.append((self.config.seeds[0], "photos", arm.photo_scores))
+        rows = []
+        for seed, source, node in nodes:
+            for prompt, image, metric, value in json.loads((self._artifact(node).path / "scores.json").read_text()):
+                rows.append(Row(self.photos.name, arm.summary.name, seed, source, prompt, image, metric, value))
+        return rows
+
+    def _pictures(self, arm: Arm) -> ArmPictures:
+        drawn = []
+        for seed, node in arm.generated:
+            folder = self._artifact(node).path
+            prompts = json.loads((folder / "prompts.json").read_text())
+            drawn += [Drawn(read_image(p), prompts[p.name], seed) for p in list_images(folder / "images")]
+        photos, clean, trained = (self._images(node) for node in (arm.photos, arm.clean, arm.trained_on))
+        return ArmPictures(
+            photos=photos,
+            clean=clean if arm.photos != arm.clean else (),
+            purified=trained if arm.trained_on != arm.photos else (),
+            generated=drawn,
+        )
+
+    def _images(self, node: Node | None) -> Sequence[Any]:
+        return [read_image(path) for path in list_images(self._artifact(node).path / "images")] if node else []
+
+    def _summary(self, arm: Arm) -> Any:
+        """The arm with what only the run can tell: seconds, and how much its purifiers changed."""
+        nodes = {node.key: node for node in (*arm.models, *(node for _, node in (*arm.generated, *arm.scores)))}
+        manifests = [found.manifest for key in nodes if (found := self.store.find(key))]
+        change = None
+        if arm.trained_on and arm.trained_on.stage == "purify":
+            change = self._artifact(arm.trained_on).manifest.notes["largest_change"]
+        seconds = round(sum(manifest.wall_seconds for manifest in manifests), 1)
+        return arm.summary.model_copy(update={"purifier_steps": change, "wall_seconds": seconds})
+
+    def _report(self, scores: Table) -> Report:
+        arms = tuple(self._summary(arm) for arm in self.arms)
+        metrics = self._metrics()
+        surrogate = self._surrogate()
+        finished = Run(
+            scores=scores,
+            arms=arms,
+            budget=_budget(self.config),
+            metrics=metrics,
+            held_out=self.photos.held_out,
+            surrogate=surrogate,
+            victim=self.suite.name,
+        )
+        manifests = [found.manifest for node in self.graph.order() if (found := self.store.find(node.key))]
+        seconds: dict[str, float] = {}
+        for manifest in manifests:
+            seconds[manifest.stage] = round(seconds.get(manifest.stage, 0.0) + manifest.wall_seconds, 1)
+        return Report(
+            redcloak_version=__version__,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            subject=self.photos.name,
+            verdict=verdict(scores, arms),
+            command=command(self.config, self.out),
+            config=self.config.model_dump(mode="json"),
+            arms=arms,
+            metrics=metrics,
+            rows=summarise(scores, arms, metrics),
+            flags=run_checks(finished),
+            methods=self._methods(),
+            wall_seconds=seconds,
+            libraries=manifests[0].libraries if manifests else {},
+        )
+
+    def _surrogate(self) -> str | None:
+        if self.config.already_protected:
+            return None
+        entry = registry.load("protect", self.config.protection.name)
+        return self.suite.name if "backbone" in entry.method.needs else None
+
+    def _metrics(self) -> dict[str, Score]:
+        names = (*self.config.metrics, "fidelity")
+        return {key: score for name in names for key, score in registry.load("metrics", name).method.scores.items()}
+
+    def _methods(self) -> tuple[MethodUsed, ...]:
+        config = self.config
+        used: list[tuple[Kind, str]] = [("protect", "random_noise")]
+        if not config.already_protected:
+            used.insert(0, ("protect", config.protection.name))
+        used += [("purify", step.name) for chain in (*config.purifiers, config.red_team) for step in chain]
+        used.append(("personalize", config.trainer.name))
+        used += [("metrics", name) for name in (*config.metrics, "fidelity")]
+        methods = []
+        for kind, name in dict.fromkeys(used):
+            method = registry.load(kind, name).method
+            free = not any(word in method.license.lower().split("(")[0] for word in RESEARCH_ONLY)
+            methods.append(MethodUsed(
+                kind=registry.KINDS[kind], name=name, title=method.title, cite=method.cite,
+                license=method.license, free=free,
+            ))  # fmt: skip
+        models = [
+            MethodUsed(
+                kind="model",
+                name=slot,
+                title=f"{self.suite.spec.title}: {slot}",
+                cite="the suite's card",
+                license=licence,
+            )
+            for slot, licence in self.suite.spec.licenses.items()
+        ]
+        return (*methods, *models)
+
+
+def audit(
+    config: AuditConfig, out: Path, store: Path | None = None, on_event: Callable[[Event], None] = lambda event: None
+) -> Report:
+    """Run an audit and write its report into ``out``; the same call after a kill goes on where it was.
+
+    Raises:
+        UserError: whatever is wrong with the photos, the settings or the output folder.
+    """
+    return Audit.prepare(config, out, store).run(on_event)
+
+
+def command(config: AuditConfig, out: Path) -> str:
+    """What to type to make the same report again."""
+    return shlex.join(["redcloak", "audit", "--config", str(out / "audit.yaml"), "--out", str(out)])
+
+
+def _budget(config: AuditConfig) -> Any:
+    from redcloak.api import Budget
+
+    return Budget.of_255(config.budget)
+
+
+def _check_prompts(config: AuditConfig) -> None:
+    for prompt in config.prompts:
+        try:
+            prompt.format(subject="x")
+        except (KeyError, IndexError, ValueError):
+            raise UserError(f"prompts: {prompt!r} is not a prompt; the only placeholder is {{subject}}.") from None
+    if len(set(config.seeds)) != len(config.seeds):
+        raise UserError(f"seeds: {list(config.seeds)} names a seed twice.")

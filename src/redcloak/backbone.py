@@ -1,0 +1,221 @@
+"""One frozen latent-diffusion model behind ``encode``, ``decode``, ``embed``, ``denoising_loss`` and ``sample``.
+
+Protections and trainers never touch a scheduler, a scaling factor or the [-1, 1] range: those live here and nowhere
+else. Images are ``(N, 3, H, W)`` in [0, 1], latents are scaled and have about unit variance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from redcloak.errors import UserError
+from redcloak.rng import randint, randn
+
+PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+
+
+@dataclass
+class Backbone:
+    """A latent-diffusion model in its five parts, as a diffusers folder stores them.
+
+    ``latent`` chooses what the encoder gives: a ``sample`` of the posterior (what DreamBooth trains on) or its
+    ``mean``; for a protection that is a choice of threat model.
+    """
+
+    vae: Any
+    unet: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
+    device: torch.device
+    latent: Literal["sample", "mean"] = "sample"
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> Backbone:
+        """Load a local diffusers folder: safetensors only, every parameter frozen, float32.
+
+        Raises:
+            UserError: a part is missing, or its weights are stored as a pickle.
+        """
+        from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        for part in PARTS:
+            check_part(folder / part)
+        place = torch.device(device)
+        models = [
+            kind.from_pretrained(folder / part, use_safetensors=True).float().to(place).eval().requires_grad_(False)
+            for kind, part in (
+                (AutoencoderKL, "vae"),
+                (UNet2DConditionModel, "unet"),
+                (CLIPTextModel, "text_encoder"),
+            )
+        ]
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        scheduler = DDIMScheduler.from_pretrained(
+            folder / "scheduler", clip_sample=False, set_alpha_to_one=False, steps_offset=1
+        )
+        vae, unet, text_encoder = models
+        return cls(vae, unet, text_encoder, tokenizer, scheduler, place)
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """The cumulative signal power of the forward process, ``(T,)`` on the backbone's device."""
+        table: Tensor = self.scheduler.alphas_cumprod
+        return table.to(self.device)
+
+    def encode(self, images: Tensor, generators: Sequence[Generator] | None = None) -> Tensor:
+        """Images -> scaled latents, differentiable; without generators, or with ``latent="mean"``, the mean."""
+        posterior = self.vae.encode(images.to(self.device) * 2 - 1).latent_dist
+        latents: Tensor = posterior.mean
+        if generators is not None and self.latent == "sample":
+            latents = latents + posterior.std * randn(latents, generators)
+        return latents * float(self.vae.config.scaling_factor)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents -> images in [0, 1]."""
+        pictures: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        return ((pictures + 1) / 2).clamp(0, 1)
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts -> the text encoder's last hidden states ``(N, L, D)``, padded as Stable Diffusion pads."""
+        tokens = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+        states: Tensor = self.text_encoder(tokens.to(self.device)).last_hidden_state
+        return states
+
+    def noised(self, latents: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+        """Forward process: ``z_t`` and what the UNet should predict from it (the noise, or the velocity)."""
+        signal = self.alphas_cumprod[times].sqrt().view(-1, 1, 1, 1)
+        spread = (1 - self.alphas_cumprod[times]).sqrt().view(-1, 1, 1, 1)
+        velocity = self.scheduler.config.prediction_type == "v_prediction"
+        return signal * latents + spread * noise, signal * noise - spread * latents if velocity else noise
+
+    def denoising_loss(self, latents: Tensor, embeddings: Tensor, generators: Sequence[Generator]) -> Tensor:
+        """One Monte-Carlo draw of the training loss for each latent: ``|eps_theta(z_t, t, c) - eps|^2``, ``(N,)``.
+
+        Row ``i`` draws its step and its noise from ``generators[i]``.
+        """
+        times = randint(len(self.alphas_cumprod), generators).to(self.device)
+        noisy, target = self.noised(latents, randn(latents, generators), times)
+        error: Tensor = self.unet(noisy, times, embeddings).sample - target
+        return error.pow(2).mean((1, 2, 3))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: Sequence[str],
+        generators: Sequence[Generator],
+        *,
+        steps: int = 25,
+        guidance: float = 7.5,
+        negative: str = "",
+        size: int | None = None,
+    ) -> Tensor:
+        """DDIM sampling with classifier-free guidance; image ``i`` starts from the noise of ``generators[i]``.
+
+        Cite: Song et al., "Denoising Diffusion Implicit Models", ICLR 2021 (eta = 0).
+        """
+        from diffusers import DDIMScheduler
+
+        sampler = DDIMScheduler.from_config(self.scheduler.config)
+        sampler.set_timesteps(steps, device=self.device)
+        side = (size // self.factor) if size else int(self.unet.config.sample_size)
+        shape = (len(prompts), int(self.unet.config.in_channels), side, side)
+        latents = randn(torch.empty(shape, device=self.device), generators)
+        condition = torch.cat([self.embed([negative] * len(prompts)), self.embed(prompts)])
+        for time in sampler.timesteps:
+            pair = self.unet(torch.cat([latents, latents]), time, condition).sample
+            without, towards = pair.chunk(2)
+            latents = sampler.step(without + guidance * (towards - without), time, latents).prev_sample
+        return self.decode(latents)
+
+    @property
+    def factor(self) -> int:
+        """How many pixels of the image one latent covers, along a side."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    def trainable(self, *, text_encoder: bool = True) -> list[nn.Parameter]:
+        """The parameters that fine-tuning changes: the UNet's, and the text encoder's where asked."""
+        modules = [self.unet, *([self.text_encoder] if text_encoder else [])]
+        return [parameter for module in modules for parameter in module.parameters()]
+
+    @contextmanager
+    def borrowed(self, *, text_encoder: bool = True) -> Iterator[list[nn.Parameter]]:
+        """Lend the trainable parameters; on leaving, their values are put back in place and frozen again.
+
+        Only the parameters that train are copied, and no module is: a surrogate is this very model, for a while.
+        """
+        parameters = self.trainable(text_encoder=text_encoder)
+        kept = [parameter.detach().clone() for parameter in parameters]
+        try:
+            yield parameters
+        finally:
+            restore(parameters, kept)
+            freeze(parameters)
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that plain diffusers loads: fp16 safetensors and every part's configuration."""
+        for name in ("vae", "unet", "text_encoder"):
+            _save_half(getattr(self, name), folder / name)
+        self.tokenizer.save_pretrained(folder / "tokenizer")
+        self.scheduler.save_pretrained(folder / "scheduler")
+        (folder / "model_index.json").write_text(_INDEX, encoding="utf-8")
+
+
+def restore(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
+    """Copy ``values`` into ``parameters`` in place."""
+    with torch.no_grad():
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.copy_(value)
+
+
+def freeze(parameters: Sequence[nn.Parameter]) -> None:
+    """Take no gradient, and drop those that were taken."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+        parameter.grad = None
+
+
+def check_part(folder: Path) -> None:
+    """Refuse a part that is absent, or whose weights are a pickle."""
+    if not folder.is_dir():
+        raise UserError(f"model {folder.parent}: it has no {folder.name}/, so it is not a diffusers folder.")
+    pickles = [p.name for p in folder.iterdir() if p.suffix in {".bin", ".ckpt", ".pt", ".pth", ".pkl"}]
+    if pickles and not list(folder.glob("*.safetensors")):
+        raise UserError(
+            f"model {folder.parent}: {folder.name}/{pickles[0]} is a pickle, which can run code when it is read; "
+            "convert it to safetensors first."
+        )
+
+
+def _save_half(module: Any, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    transformer = not hasattr(module, "save_config")
+    module.config.save_pretrained(folder) if transformer else module.save_config(folder)
+    name = "model.safetensors" if transformer else "diffusion_pytorch_model.safetensors"
+    half = {key: value.detach().half().contiguous().cpu() for key, value in module.state_dict().items()}
+    save_file(half, folder / name, {"format": "pt"})
+
+
+_INDEX = """{
+ "_class_name": "StableDiffusionPipeline",
+ "feature_extractor": [null, null],
+ "image_encoder": [null, null],
+ "requires_safety_checker": false,
+ "safety_checker": [null, null],
+ "scheduler": ["diffusers", "DDIMScheduler"],
+ "text_encoder": ["transformers", "CLIPTextModel"],
+ "tokenizer": ["transformers", "CLIPTokenizer"],
+ "unet": ["diffusers", "UNet2DConditionModel"],
+ "vae": ["diffusers", "AutoencoderKL"]
+}
+"""

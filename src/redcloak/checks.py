@@ -1,0 +1,244 @@
+"""Red flags: reasons not to believe a number, each a function of a finished run.
+
+Every function here whose name starts with ``check_`` is found by :func:`run_checks`; its name with dashes for
+underscores is the section of docs/red-flags.md that says when it is raised, what it means and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import isnan, nan
+
+import numpy as np
+
+from redcloak.api import Budget, Flag, Score
+from redcloak.report.model import CLEAN, PRIMARY, PROTECTED, RANDOM_NOISE, UNTUNED, Arm
+from redcloak.report.table import Table
+from redcloak.report.verdict import learned
+from redcloak.stats import Estimate, Floats, Sample, cluster_bootstrap, paired_difference
+
+AS_HIGH = 0.9  # of the clean arm's identity: a score that a model without the subject should not reach
+RUINED_PSNR = 20.0  # dB, purified clean photo against the clean photo
+RUINED_IDENTITY = 0.5  # of the clean photos' own identity
+NO_FACE = 0.5  # share of pictures in which a face must be found
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished audit as the checks see it.
+
+    Attributes:
+        scores: the long table of scores.
+        arms: every arm, in order.
+        budget: what the protection was allowed.
+        metrics: what each metric in ``scores`` means.
+        held_out: whether the reference photos were kept out of training.
+        surrogate: the model that the protection was crafted on; None where it uses none, or it is not known.
+        victim: the model that was personalized.
+    """
+
+    scores: Table
+    arms: tuple[Arm, ...]
+    budget: Budget
+    metrics: Mapping[str, Score] = field(default_factory=dict)
+    held_out: bool = True
+    surrogate: str | None = None
+    victim: str = ""
+
+    def sample(self, arm: str, metric: str = PRIMARY) -> Sample:
+        """One metric of the pictures that one arm's model draws."""
+        return self.scores.sample(arm, metric)
+
+    def gap(self, above: str, below: str) -> Estimate | None:
+        """How much more identity one arm has than another; None where there is no interval for it."""
+        gap = paired_difference(self.sample(above), self.sample(below))
+        return None if isnan(gap.low) else gap
+
+    def photos(self, arm: str, metric: str) -> Floats:
+        """One metric of the photos that one arm's model was personalized on, without the undefined values."""
+        values = self.scores.sample(arm, metric, "photos").values
+        return values[np.isfinite(values)]
+
+
+Check = Callable[[Run], Flag | None]
+
+
+def run_checks(run: Run) -> tuple[Flag, ...]:
+    """Every red flag of a run, critical ones first, otherwise in the order of this file."""
+    raised = [flag for check in checks().values() if (flag := check(run)) is not None]
+    return tuple(sorted(raised, key=lambda flag: flag.severity != "critical"))
+
+
+def checks() -> dict[str, Check]:
+    """Every check: anchor -> function, in the order of this file."""
+    found = {name: value for name, value in globals().items() if name.startswith("check_")}
+    return {name.removeprefix("check_").replace("_", "-"): value for name, value in found.items()}
+
+
+def check_clean_did_not_learn(run: Run) -> Flag | None:
+    """The model trained on clean photos shows no more of the subject than the untuned one, by an interval."""
+    gain = learned(run.scores)
+    if gain is None or gain.low > 0:
+        return None
+    message = f"training on clean photos added {gain} of identity over the untuned model: not above 0."
+    return Flag("clean-did-not-learn", CLEAN, message, "critical")
+
+
+def check_untuned_scores_as_high(run: Run) -> Flag | None:
+    """A model that never saw the subject scores nearly as high as the one trained on it."""
+    untuned, clean = _mean(run.sample(UNTUNED)), _mean(run.sample(CLEAN))
+    if not untuned >= AS_HIGH * clean:  # also where one of them is NaN
+        return None
+    message = f"the model scores {untuned:.3f} of identity before it saw the subject, and {clean:.3f} after."
+    return Flag("untuned-scores-as-high", UNTUNED, message, "critical")
+
+
+def check_budget_exceeded(run: Run) -> Flag | None:
+    """A saved photo differs from its original by more than the budget allows."""
+    steps = run.budget.radius * 255
+    found = {arm.name: _highest(run.photos(arm.name, "linf")) for arm in run.arms if _only_perturbed(arm)}
+    over = {name: value for name, value in found.items() if value > steps + 1e-6}
+    if not over:
+        return None
+    worst = max(over, key=lambda name: over[name])
+    message = f"a saved photo is {over[worst]:g}/255 away from its original; the budget is {run.budget}."
+    return Flag("budget-exceeded", worst, message, "critical")
+
+
+def check_protection_changed_nothing(run: Run) -> Flag | None:
+    """The protected photos are the clean photos."""
+    steps = run.photos(PROTECTED, "linf")
+    if not len(steps) or steps.min() > 0:
+        return None
+    message = f"{int((steps == 0).sum())} of {len(steps)} protected photos are identical to their originals."
+    return Flag("protection-changed-nothing", PROTECTED, message, "critical")
+
+
+def check_purifier_changed_nothing(run: Run) -> Flag | None:
+    """A purifier returned the photos that it was given."""
+    idle = [arm for arm in run.arms if arm.purifiers and arm.purifier_steps == 0]
+    if not idle:
+        return None
+    chain = ", ".join(idle[0].purifiers)
+    message = f"{chain} returned the very photos it was given{_others([arm.name for arm in idle])}."
+    return Flag("purifier-changed-nothing", idle[0].name, message, "critical")
+
+
+def check_purifier_ruins_clean(run: Run) -> Flag | None:
+    """A purifier destroys photos that carry no protection."""
+    own = run.photos(CLEAN, "identity")
+    for arm in run.arms:
+        if arm.protection or not arm.purifiers:
+            continue
+        psnr, identity = run.photos(arm.name, "psnr"), run.photos(arm.name, "identity")
+        if len(psnr) and psnr.mean() < RUINED_PSNR:
+            message = f"purified clean photos are only {psnr.mean():.1f} dB from the originals."
+            return Flag("purifier-ruins-clean", arm.name, message)
+        if len(own) and len(identity) and identity.mean() < RUINED_IDENTITY * own.mean():
+            message = f"purified clean photos have {identity.mean():.3f} of identity, untouched {own.mean():.3f}."
+            return Flag("purifier-ruins-clean", arm.name, message)
+    return None
+
+
+def check_too_few_images(run: Run) -> Flag | None:
+    """A metric rests on fewer pictures than it needs to mean something."""
+    short = [
+        (count - score.minimum_n, arm.name, name, count, score.minimum_n)
+        for arm in run.arms
+        for name, score in run.metrics.items()
+        if 0 <= (count := _defined(run, arm.name, name)) < score.minimum_n
+    ]
+    if not short:
+        return None
+    _, arm, name, count, needed = min(short)
+    more = _others([arm, *{row[1] for row in short} - {arm}])
+    return Flag("too-few-images", arm, f"{name} rests on {count} pictures and needs at least {needed}{more}.")
+
+
+def check_no_face(run: Run) -> Flag | None:
+    """No face was found in most pictures, so that identity speaks of the few that have one."""
+    shares = {arm.name: _mean(run.sample(arm.name, "face_found")) for arm in run.arms}
+    low = {name: share for name, share in shares.items() if share < NO_FACE}
+    if not low:
+        return None
+    worst = CLEAN if CLEAN in low else min(low, key=lambda name: low[name])
+    more = _others([worst, *low.keys() - {worst}])
+    message = f"a face was found in {low[worst]:.0%} of the pictures{more}."
+    return Flag("no-face", worst, message, "critical" if worst == CLEAN else "warning")
+
+
+def check_reference_not_held_out(run: Run) -> Flag | None:
+    """Identity is measured against the very photos that the model was trained on."""
+    if run.held_out:
+        return None
+    message = "identity is measured against the training photos: copying them would look like learning."
+    return Flag("reference-not-held-out", CLEAN, message)
+
+
+def check_random_noise_as_harmful(run: Run) -> Flag | None:
+    """Noise without any method behind it takes as much identity as the protection does."""
+    gap = run.gap(RANDOM_NOISE, PROTECTED)
+    if gap is None or gap.low > 0:
+        return None
+    message = f"the protection took {gap} more identity than random noise of the same budget: not above 0."
+    return Flag("random-noise-as-harmful", RANDOM_NOISE, message)
+
+
+def check_seed_spread(run: Run) -> Flag | None:
+    """Training runs that differ by their seed alone are further apart than the arms are."""
+    effect = run.gap(CLEAN, PROTECTED)
+    if effect is None:
+        return None
+    spreads = {name: _seed_spread(run.sample(name)) for name in (CLEAN, PROTECTED)}
+    if any(map(isnan, spreads.values())):
+        return Flag("seed-spread", CLEAN, "each subject has one training seed: how runs differ is not seen.")
+    arm = max(spreads, key=lambda name: spreads[name])
+    if spreads[arm] <= abs(effect.estimate):
+        return None
+    message = f"seeds alone move identity by {spreads[arm]:.3f}, the protection by {effect.estimate:.3f}."
+    return Flag("seed-spread", arm, message)
+
+
+def check_white_box(run: Run) -> Flag | None:
+    """The protection was crafted on the model that is then personalized: its best case. For information."""
+    if run.surrogate is None or run.surrogate != run.victim:
+        return None
+    message = f"for information: crafted on {run.surrogate}, the very model that is personalized."
+    return Flag("white-box", PROTECTED, message)
+
+
+def _mean(sample: Sample) -> float:
+    return cluster_bootstrap(sample.values, sample.subjects, subclusters=sample.seeds, n=1).estimate
+
+
+def _highest(values: Floats) -> float:
+    return float(values.max()) if len(values) else 0.0
+
+
+def _only_perturbed(arm: Arm) -> bool:
+    return arm.protection is not None and not arm.treated
+
+
+def _defined(run: Run, arm: str, metric: str) -> int:
+    """The number of pictures with a defined value; -1 where the metric was not asked for."""
+    values = run.sample(arm, metric).values
+    return int(np.isfinite(values).sum()) if len(values) else -1
+
+
+def _seed_spread(sample: Sample) -> float:
+    """The largest distance between a subject's seeds, averaged over subjects; NaN where none has two."""
+    values: dict[tuple[str, int], list[float]] = {}
+    for cell, value in zip(sample.cells, sample.values, strict=True):
+        if cell is not None:
+            values.setdefault(cell, []).append(value)
+    means: dict[str, list[float]] = {}
+    for (subject, _), each in values.items():
+        means.setdefault(subject, []).append(float(np.mean(each)))
+    ranges = [max(each) - min(each) for each in means.values() if len(each) > 1]
+    return float(np.mean(ranges)) if ranges else nan
+
+
+def _others(names: list[str]) -> str:
+    """``" (also: protected, red_team)"`` for every name but the first."""
+    return f" (also: {', '.join(sorted(names[1:]))})" if len(names) > 1 else ""

@@ -1,0 +1,193 @@
+"""The graph of stages: every node once, whatever number of arms share it, and what a run of it would cost."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from redcloak.store import Store, artifact_key, plain
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One run of a stage. Nodes are equal where their keys are.
+
+    ``config`` and ``inputs`` are what can change the result and make up the key, with the stage's name and
+    ``version``; ``transport`` (device, batch size) cannot change it, and ``label`` is for people.
+    """
+
+    stage: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, Node] = field(default_factory=dict)
+    transport: Mapping[str, Any] = field(default_factory=dict)
+    version: int = 1
+    label: str = ""
+
+    @cached_property
+    def key(self) -> str:
+        """Where the store keeps the result: 64 hex digits."""
+        return artifact_key(self.stage, self.version, self.config, self.input_keys)
+
+    @property
+    def input_keys(self) -> dict[str, str]:
+        """The keys of the inputs, by name."""
+        return {name: node.key for name, node in self.inputs.items()}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Node) and other.key == self.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+class Graph:
+    """Nodes without duplicates, in the order they were added, which is topological: inputs come first."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, Node] = {}
+
+    def add(
+        self,
+        stage: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Node] | None = None,
+        *,
+        transport: Mapping[str, Any] | None = None,
+        version: int = 1,
+        label: str = "",
+    ) -> Node:
+        """The node of this stage, configuration and inputs; the first to be added where it is there already.
+
+        Raises:
+            UserError: a number of the configuration is not finite.
+            ValueError: an input is not of this graph.
+        """
+        node = Node(stage, plain(config, stage), dict(inputs or {}), dict(transport or {}), version, label)
+        for name, source in node.inputs.items():
+            if source.key not in self._nodes:
+                raise ValueError(f"{stage}: the input {name!r} is not in this graph")
+        return self._nodes.setdefault(node.key, node)
+
+    def order(self) -> tuple[Node, ...]:
+        """Every node, inputs before their consumers."""
+        return tuple(self._nodes.values())
+
+    def sinks(self) -> tuple[Node, ...]:
+        """The nodes that no other consumes: the results, where nothing else is asked for."""
+        consumed = {source.key for node in self.order() for source in node.inputs.values()}
+        return tuple(node for node in self.order() if node.key not in consumed)
+
+    def needed(self, store: Store, targets: Iterable[Node] | None = None) -> tuple[Node, ...]:
+        """The nodes that must run for ``targets`` (the sinks), in topological order.
+
+        A node that is missing but consumed only by what is there need not run.
+        """
+        return self.split(store.find, targets)[0]
+
+    def split(
+        self, find: Callable[[str], object | None], targets: Iterable[Node] | None = None
+    ) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+        """The nodes that must run for ``targets``, and the present ones that these or the caller read."""
+        wanted = {node.key for node in (self.sinks() if targets is None else targets)}
+        missing: list[Node] = []
+        present: list[Node] = []
+        for node in reversed(self.order()):
+            if node.key not in wanted:
+                continue
+            if find(node.key) is not None:
+                present.append(node)
+            else:
+                missing.append(node)
+                wanted.update(node.input_keys.values())
+        return tuple(reversed(missing)), tuple(reversed(present))
+
+
+def longest_paths(nodes: Sequence[Node], seconds: Callable[[Node], float]) -> dict[str, float]:
+    """Per key, the seconds from a node's start to the end of the longest chain that waits for it.
+
+    ``nodes`` are in topological order; what is not among them costs nothing.
+    """
+    paths: dict[str, float] = {}
+    after: dict[str, float] = {}
+    for node in reversed(nodes):
+        paths[node.key] = seconds(node) + after.get(node.key, 0.0)
+        for key in node.input_keys.values():
+            after[key] = max(after.get(key, 0.0), paths[node.key])
+    return paths
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a plan says of one stage: ``total`` nodes, of which ``missing`` must run and ``cached`` need not.
+
+    ``seconds_each`` is the median of the store's history, else a prior, as ``source`` tells.
+    """
+
+    stage: str
+    total: int
+    cached: int
+    missing: int
+    seconds_each: float | None
+    source: Literal["measured", "prior", "unknown"]
+
+    @property
+    def seconds(self) -> float:
+        """The expected seconds of all missing nodes, one after another; 0 where nothing is known."""
+        return self.missing * (self.seconds_each or 0.0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do. ``seconds`` is the work; ``elapsed`` the least time it takes ``workers`` workers.
+
+    The times leave out the stages of which nothing is known (``source`` is ``unknown``).
+    """
+
+    rows: tuple[Row, ...]
+    seconds: float
+    elapsed: float
+    workers: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan in JSON types."""
+        return {**asdict(self), "rows": [{**asdict(row), "seconds": row.seconds} for row in self.rows]}
+
+
+def plan(
+    graph: Graph,
+    store: Store,
+    priors: Mapping[str, float],
+    targets: Iterable[Node] | None = None,
+    workers: int = 1,
+) -> Plan:
+    """What a run of ``graph`` for ``targets`` (the sinks) would do; ``priors`` are seconds per stage."""
+    chosen = graph.sinks() if targets is None else tuple(targets)
+    nodes, _ = graph.split(lambda _: None, chosen)
+    missing = graph.needed(store, chosen)
+    history = store.history(*(node.stage for node in nodes))
+    rows = tuple(_row(stage, nodes, missing, history[stage], priors) for stage in dict.fromkeys(_stages(nodes)))
+    each = {row.stage: row.seconds_each or 0.0 for row in rows}
+    work = sum(row.seconds for row in rows)
+    longest = max(longest_paths(missing, lambda node: each[node.stage]).values(), default=0.0)
+    return Plan(rows, work, max(longest, work / workers), workers)
+
+
+def _row(
+    stage: str,
+    nodes: Sequence[Node],
+    missing: Sequence[Node],
+    measured: Sequence[float],
+    priors: Mapping[str, float],
+) -> Row:
+    total, absent = _stages(nodes).count(stage), _stages(missing).count(stage)
+    if measured:
+        return Row(stage, total, total - absent, absent, statistics.median(measured), "measured")
+    source: Literal["prior", "unknown"] = "prior" if stage in priors else "unknown"
+    return Row(stage, total, total - absent, absent, priors.get(stage), source)
+
+
+def _stages(nodes: Sequence[Node]) -> list[str]:
+    return [node.stage for node in nodes]

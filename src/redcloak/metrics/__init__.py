@@ -1,0 +1,1 @@
+"""Scores: pictures -> one value each, reduced as late as possible. One file, one family."""

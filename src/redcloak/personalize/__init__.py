@@ -1,0 +1,1 @@
+"""Trainers: photos of a subject -> a model that can draw it. One file, one method."""

@@ -1,0 +1,1 @@
+"""Protections: clean photos -> photos with a protective perturbation. One file, one method."""

@@ -1,0 +1,1 @@
+"""Purifiers: photos -> photos with (one hopes) less perturbation. One file, one method."""

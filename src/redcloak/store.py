@@ -1,0 +1,352 @@
+"""Content-addressed artifacts: a folder per result, named by everything that can change its content.
+
+An artifact is its files and a ``stage.json``. It is made in a temporary folder of the same file system and
+renamed into place, so that a kill at any moment leaves nothing half-done; it is verified when it is read, and
+a damaged one is set aside and counts as absent. The folders are private: these are pictures of people.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import platform
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from redcloak.errors import UserError
+
+SCHEMA: Literal[1] = 1
+MANIFEST = "stage.json"
+LIBRARIES = ("redcloak", "torch", "diffusers", "numpy")
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST})
+
+
+def plain(value: Any, where: str = "value") -> Any:
+    """A copy of ``value`` in JSON types: tuples become lists, -0.0 becomes 0.0; ``where`` names it in errors.
+
+    Raises:
+        UserError: a number is NaN or infinite.
+        TypeError: a value or a mapping's key has no form in JSON.
+    """
+    if isinstance(value, Mapping):
+        if odd := [name for name in value if not isinstance(name, str)]:
+            raise TypeError(f"{where}: the name {odd[0]!r} is not a string")
+        return {str(name): plain(item, f"{where}.{name}") for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise UserError(f"{where} = {value}: not a finite number; give one.")
+        return float(value) + 0.0  # the sum is what turns -0.0 into 0.0
+    if value is None or isinstance(value, str | int):
+        return value
+    raise TypeError(f"{where}: {type(value).__name__} has no form in JSON")
+
+
+def key_of(fields: Mapping[str, Any]) -> str:
+    """The SHA-256 (64 hex digits) of ``fields`` in canonical JSON; the order of names does not matter.
+
+    Numbers are kept as written: 1 and 1.0 give different keys. Raises as :func:`plain` does.
+    """
+    text = json.dumps(plain(fields, "key"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def artifact_key(stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """The key of what a stage makes: of its name, version, configuration and the keys of its inputs."""
+    return key_of({"schema": SCHEMA, "stage": stage, "version": version, "config": config, "inputs": dict(inputs)})
+
+
+class Manifest(BaseModel):
+    """The content of ``stage.json``: what made an artifact, from what, and what came out.
+
+    ``files`` maps relative POSIX paths to SHA-256; ``created`` is UTC in ISO 8601; ``peak_memory_mb`` is the
+    resident memory of the process in MiB, where known; ``notes`` is what the stage reports about its result,
+    with ``None`` for what is not a finite number.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+    schema_version: Literal[1] = SCHEMA
+    key: str
+    stage: str
+    version: int
+    config: dict[str, JsonValue]
+    inputs: dict[str, str]
+    files: dict[str, str]
+    libraries: dict[str, str]
+    created: str
+    wall_seconds: float
+    peak_memory_mb: float | None
+    notes: dict[str, JsonValue]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished result: its folder and its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def key(self) -> str:
+        """The key it is stored under."""
+        return self.manifest.key
+
+
+@dataclass
+class Draft:
+    """A result in the making: an empty folder to fill, and what the manifest is to say about it."""
+
+    folder: Path
+    notes: dict[str, Any] = field(default_factory=dict)
+    peak_memory_mb: float | None = None
+
+
+class Store:
+    """The artifacts under one folder, made where it is missing; any number of processes may share it.
+
+    Opening a store sweeps what killed processes left half-done.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root).absolute()
+        self._artifacts, self._tmp, self._quarantine = (self.root / name for name in ("artifacts", "tmp", "quarantine"))
+        self._verified: set[tuple[Any, ...]] = set()
+        with self._explained(FULL | REFUSED):
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self._artifacts, self._tmp, self._quarantine):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            self.sweep()
+
+    def path(self, key: str) -> Path:
+        """Where the artifact of ``key`` is, or would be."""
+        return self._artifacts / key[:2] / key[2:4] / key
+
+    def find(self, key: str) -> Artifact | None:
+        """The artifact of ``key`` as its manifest describes it, without a look at its files."""
+        manifest = _read(self.path(key))
+        return Artifact(self.path(key), manifest) if manifest and manifest.key == key else None
+
+    def open(self, key: str) -> Artifact | None:
+        """The artifact of ``key``, verified; a damaged one is moved to ``quarantine/`` and counts as absent.
+
+        The files are hashed once per store object, and again where their time or size has changed.
+        """
+        # Folders come into place whole: one that is there before it is read and makes no sense is damaged.
+        if not self.path(key).exists():
+            return None
+        artifact = self.find(key)
+        if artifact is None or not self._sound(artifact):
+            self._set_aside(key)
+            return None
+        return artifact
+
+    def verify(self, artifact: Artifact) -> str | None:
+        """Hash every file anew: the first that is damaged, missing or foreign, or None where all is well."""
+        found, expected = _files(artifact.path), artifact.manifest.files
+        for name in sorted(found.keys() | expected.keys()):
+            if name not in found or name not in expected or _digest(found[name]) != expected[name]:
+                return name
+        return None
+
+    @contextmanager
+    def publish(
+        self, stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, str]
+    ) -> Iterator[Draft]:
+        """Make the artifact of a stage: fill ``draft.folder``; leaving the block puts it into place.
+
+        An exception in the block leaves nothing behind. Where another process published the same key
+        meanwhile, this result is dropped without a word. ``inputs`` maps names to keys.
+
+        Raises:
+            UserError: the disk is full or the store cannot be written.
+        """
+        config, inputs = plain(config, stage), dict(inputs)
+        with self._temporary() as folder:
+            draft, start = Draft(folder), time.perf_counter()
+            with self._explained(FULL):
+                yield draft
+            seconds = time.perf_counter() - start
+            with self._explained(FULL | REFUSED):
+                manifest = Manifest(
+                    key=artifact_key(stage, version, config, inputs),
+                    stage=stage,
+                    version=version,
+                    config=config,
+                    inputs=inputs,
+                    files=_settle(folder),
+                    libraries=_libraries(),
+                    created=datetime.now(UTC).isoformat(timespec="seconds"),
+                    wall_seconds=seconds,
+                    peak_memory_mb=draft.peak_memory_mb,
+                    notes=draft.notes,
+                )
+                _write(folder, manifest)
+                self._place(folder, manifest.key)
+
+    def manifests(self) -> Iterator[Manifest]:
+        """The manifests of every artifact, in the order of their keys."""
+        for path in sorted(self._artifacts.glob(f"*/*/*/{MANIFEST}")):
+            if manifest := _read(path.parent):
+                yield manifest
+
+    def history(self, *stages: str) -> dict[str, list[float]]:
+        """The wall seconds of past artifacts of each stage, for estimates; a stage never run has none."""
+        seconds: dict[str, list[float]] = {stage: [] for stage in stages}
+        for manifest in self.manifests():
+            if manifest.stage in seconds:
+                seconds[manifest.stage].append(manifest.wall_seconds)
+        return seconds
+
+    def sweep(self) -> None:
+        """Delete the temporary folders of processes of this machine that are dead."""
+        for folder in self._tmp.glob(f"{socket.gethostname()}~*"):
+            if not _alive(int(folder.name.split("~")[1])):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def _temporary(self) -> Iterator[Path]:
+        """A new folder that names its owner, for :meth:`sweep`; what is left of it at the end is deleted."""
+        with self._explained(FULL | REFUSED):
+            folder = Path(tempfile.mkdtemp(prefix=f"{socket.gethostname()}~{os.getpid()}~", dir=self._tmp))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _sound(self, artifact: Artifact) -> bool:
+        times = ((name, path.stat()) for name, path in _files(artifact.path).items())
+        state = (artifact.key, *((name, stat.st_mtime_ns, stat.st_size) for name, stat in times))
+        if state not in self._verified and self.verify(artifact) is not None:
+            return False
+        self._verified.add(state)
+        return True
+
+    def _place(self, folder: Path, key: str) -> None:
+        """Rename a finished folder into place; one that is there already stays, unless it is damaged."""
+        target = self.path(key)
+        for parent in (target.parent.parent, target.parent):
+            parent.mkdir(mode=0o700, exist_ok=True)
+        try:
+            folder.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            if self.find(key) is None:
+                self._set_aside(key)
+                self._place(folder, key)
+        _flush(target.parent)
+
+    def _set_aside(self, key: str) -> None:
+        with suppress(FileNotFoundError):
+            self.path(key).rename(self._quarantine / f"{key}~{secrets.token_hex(4)}")
+
+    @contextmanager
+    def _explained(self, numbers: frozenset[int]) -> Iterator[None]:
+        """Turn the operating system's errors of these numbers into one line that a person can act on."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            number = getattr(error, "errno", None)
+            # Writers outside Python (safetensors) say it in words only.
+            if number in FULL or "No space left on device" in str(error):
+                raise UserError(f"store {self.root}: the disk is full; free some space and run again.") from error
+            if number not in numbers:
+                raise
+            raise UserError(f"store {self.root}: {error}; choose a folder that you may write to.") from error
+
+
+def _read(folder: Path) -> Manifest | None:
+    """The manifest of a folder, or None where it is missing, unreadable or not what was written."""
+    try:
+        fields = json.loads((folder / MANIFEST).read_bytes())
+        seal = fields.pop("seal")
+        return Manifest.model_validate(fields) if seal == key_of(fields) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
+        return None
+
+
+def _write(folder: Path, manifest: Manifest) -> None:
+    """Write ``stage.json`` with a hash over the rest of it, and flush what was made to the disk."""
+    fields = json.loads(manifest.model_dump_json())
+    text = json.dumps({**fields, "seal": key_of(fields)}, indent=2)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    _flush(folder / MANIFEST)
+    for path in (folder, *folder.rglob("*/")):
+        _flush(path)
+
+
+def _settle(folder: Path) -> dict[str, str]:
+    """Flush the files of a folder to the disk and hash them: relative path -> SHA-256."""
+    if (folder / MANIFEST).exists():
+        raise ValueError(f"a stage may not write {MANIFEST}: the store does")
+    files = _files(folder)
+    for path in files.values():
+        _flush(path)
+    return {name: _digest(path) for name, path in files.items()}
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Every file of an artifact but its manifest, by relative POSIX path."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    return {path.relative_to(folder).as_posix(): path for path in paths}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    if sys.platform == "win32":  # it cannot flush what is open for reading, nor a folder
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process of this machine is alive; in doubt it is."""
+    if sys.platform == "win32":  # where os.kill with signal 0 ends the process
+        return True
+    try:
+        os.kill(pid, 0)
+        # Where nobody collects dead orphans (containers) they answer still; Linux tells them by their state.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+
+
+@lru_cache
+def _libraries() -> dict[str, str]:
+    """The versions of what can change numbers, read without importing any of it."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found

@@ -1,0 +1,234 @@
+"""A suite is the set of models that one run uses: a backbone and what stands beside it.
+
+It is a folder with a ``suite.yaml`` (slots, resolution, defaults of methods that depend on size), and, where the
+weights lie in that folder, a ``manifest.json`` of SHA-256 sums that is checked before anything is loaded. Slots are
+loaded when first used and kept for the life of the process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from redcloak.config import Strict, read_yaml, validate
+from redcloak.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from redcloak.backbone import Backbone
+    from redcloak.clip import Clip
+    from redcloak.faces import FaceBackend
+
+SUITES = Path(__file__).parent / "suites"
+
+
+class SuiteSpec(Strict):
+    """``suite.yaml``: where each slot's model lies, and what depends on the suite's size."""
+
+    name: str
+    title: str
+    resolution: int = Field(ge=16, description="side of the pictures in pixels")
+    backbone: str = Field(description="a diffusers folder inside the suite's folder, or a hub id")
+    revision: str | None = Field(None, description="the hub revision")
+    fallbacks: tuple[str, ...] = Field((), description="other hub ids of the same weights")
+    clip: str | None = None
+    restorer: str | None = None
+    upscaler: str | None = None
+    quality: str | None = None
+    pixel: str | None = None
+    licenses: dict[str, str] = Field(default_factory=dict, description="slot -> licence of its weights")
+    defaults: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="method -> settings that replace the method's own defaults"
+    )
+
+
+class Suite:
+    """The models of one run, each behind the interface that methods use."""
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        self.folder, self.device = folder, device
+        self.spec = validate(SuiteSpec, read_yaml(folder / "suite.yaml"), f"suite {folder.name}")
+
+    @property
+    def name(self) -> str:
+        """The suite's name."""
+        return self.spec.name
+
+    def settings(self, method: str, given: dict[str, Any]) -> dict[str, Any]:
+        """The settings of a method: the suite's defaults, overridden by those that were given."""
+        return self.spec.defaults.get(method, {}) | given
+
+    def fingerprint(self, *slots: str) -> str:
+        """What identifies the weights of some slots, without loading them: it enters cache keys."""
+        manifest = self._manifest
+        if manifest is None:
+            return f"{self.spec.backbone}@{self.spec.revision or 'main'}"
+        roots = tuple(f"{root}/" for slot in slots for root in self._roots(slot))
+        chosen = {name: value for name, value in manifest.items() if name.startswith(roots)}
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _roots(self, slot: str) -> tuple[str, ...]:
+        from redcloak.backbone import PARTS
+
+        if slot == "backbone":
+            prefix = "" if self.spec.backbone == "." else f"{self.spec.backbone}/"
+            return tuple(prefix + part for part in PARTS)
+        where = getattr(self.spec, slot)
+        return (where, "tokenizer") if slot == "clip" else (where,)
+
+    @cached_property
+    def _manifest(self) -> dict[str, str] | None:
+        path = self.folder / "manifest.json"
+        if not path.exists():
+            return None
+        sums: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        return sums
+
+    def _checked(self, slot: str) -> Path:
+        """The folder of a slot, its files verified; a :class:`UserError` where it is absent or altered."""
+        where: str | None = getattr(self.spec, slot)
+        if where is None:
+            raise UserError(f"suite {self.name}: it has no {slot}; choose a suite that has one, or another method.")
+        for name, expected in (self._manifest or {}).items():
+            if name.startswith(tuple(f"{root}/" for root in self._roots(slot))):
+                self._verify(name, expected)
+        return self.folder / where
+
+    def _verify(self, name: str, expected: str) -> None:
+        path = self.folder / name
+        actual = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
+        if actual != expected:
+            raise UserError(f"suite {self.name}: {name} is damaged or missing ({path}); reinstall redcloak.")
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The latent-diffusion model that is protected against and personalized."""
+        from redcloak.backbone import Backbone
+
+        if (self.folder / self.spec.backbone).is_dir():
+            return Backbone.load(self._checked("backbone"), self.device)
+        return Backbone.load(_from_hub(self.spec), self.device)
+
+    @cached_property
+    def restorer(self) -> Callable[[Tensor, float], Tensor]:
+        """Images in [0, 1] and fidelity in [0, 1] -> restored images of the same size."""
+        import torch
+
+        from redcloak.nets import Restorer
+
+        net = Restorer.from_folder(self._checked("restorer")).to(self.device)
+
+        def restore(images: Tensor, fidelity: float) -> Tensor:
+            trust = torch.full((len(images),), fidelity, device=self.device)
+            restored: Tensor = net(images.to(self.device), trust)
+            return restored.clamp(0, 1).to(images.device)
+
+        return restore
+
+    @cached_property
+    def upscaler(self) -> Callable[[Tensor, str, int, Sequence[Generator]], Tensor]:
+        """Images, a prompt, a noise level and one generator per image -> images four times as large."""
+        import torch
+
+        from redcloak.nets import Upscaler
+        from redcloak.rng import randn
+
+        net = Upscaler.from_folder(self._checked("upscaler")).to(self.device)
+
+        def upscale(images: Tensor, prompt: str, noise_level: int, generators: Sequence[Generator]) -> Tensor:
+            spread = _noise_spread(noise_level)
+            noisy = images.to(self.device) + spread * randn(images, generators).to(self.device)
+            level = torch.full((len(images),), spread, device=self.device)
+            large: Tensor = net(noisy, level)
+            return large.clamp(0, 1).to(images.device)
+
+        return upscale
+
+    @cached_property
+    def clip(self) -> Clip:
+        """Image and text towers in one space."""
+        from redcloak.clip import Clip
+
+        return Clip.load(self._checked("clip"), self.folder / "tokenizer", self.device)
+
+    @cached_property
+    def quality(self) -> Callable[[Tensor], Tensor]:
+        """Images in [0, 1] -> no-reference quality from 1 to 5, ``(N,)``."""
+        import torch
+
+        from redcloak.nets import Quality
+
+        net = Quality.from_folder(self._checked("quality")).to(self.device)
+
+        def score(images: Tensor) -> Tensor:
+            with torch.no_grad():
+                values: Tensor = net(images.to(self.device))
+            return values.cpu()
+
+        return score
+
+    @cached_property
+    def faces(self) -> FaceBackend:
+        """The face detector and identity embedder."""
+        from redcloak.faces import VerifyFace
+
+        return VerifyFace()
+
+
+def _noise_spread(level: int) -> float:
+    """The standard deviation, in [0, 1] units, of the x4 upscaler's noise schedule at a step.
+
+    The schedule of the Stable Diffusion x4 upscaler: scaled-linear betas from 0.0001 to 0.02 over 1000 steps.
+    """
+    power = 1.0
+    for step in range(level + 1 if level else 0):
+        root = 0.0001**0.5 + (0.02**0.5 - 0.0001**0.5) * step / 999
+        power *= 1 - root**2
+    return float((1 - power) ** 0.5 / 2)
+
+
+def _from_hub(spec: SuiteSpec) -> Path:
+    """The local copy of a hub model; the network is asked only where the user allowed it."""
+    import os
+
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    online = os.environ.get("REDCLOAK_ONLINE") == "1"
+    for name in (spec.backbone, *spec.fallbacks):
+        try:
+            patterns = ["*.json", "*.txt", "*.safetensors"]
+            return Path(
+                snapshot_download(name, revision=spec.revision, allow_patterns=patterns, local_files_only=not online)
+            )
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+            continue
+    raise UserError(
+        f"suite {spec.name}: {spec.backbone} is not on this machine and the network is off; "
+        "set REDCLOAK_ONLINE=1 to download it, or give --suite a local diffusers folder."
+    )
+
+
+def names() -> list[str]:
+    """The suites that come with redcloak."""
+    return sorted(path.parent.name for path in SUITES.glob("*/suite.yaml"))
+
+
+@lru_cache(maxsize=2)
+def load(name: str, device: str = "cpu") -> Suite:
+    """A suite by name, or from a folder that holds a ``suite.yaml``."""
+    if name in names():
+        return Suite(SUITES / name, device)
+    folder = Path(name)
+    if (folder / "suite.yaml").is_file():
+        return Suite(folder, device)
+    if folder.is_dir():
+        raise UserError(f"suite {name}: the folder has no suite.yaml; see `redcloak show tiny` for an example.")
+    raise unknown("suite", name, names(), "Or give a folder with a suite.yaml.")
