@@ -134,12 +134,15 @@ class Method:
 
 @dataclass(frozen=True)
 class Flag:
-    """A red flag: a reason not to believe a number. ``anchor`` is its section in docs/red-flags.md."""
+    """A red flag: a reason not to believe a number. ``anchor`` is its section in docs/red-flags.md.
+
+    ``info`` says what a reader must know to read the number, and is no reason to doubt it.
+    """
 
     anchor: str
     arm: str
     message: str
-    severity: Literal["warning", "critical"] = "warning"
+    severity: Literal["info", "warning", "critical"] = "warning"
 
 
 @dataclass(frozen=True)

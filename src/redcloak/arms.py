@@ -11,6 +11,8 @@ clean+red_team        the red team on clean photos: does the cure harm the healt
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +23,8 @@ from redcloak.matrix import Graph, Node
 from redcloak.prompts import NONE, Decoupling
 from redcloak.report.model import CLEAN, PROTECTED, RANDOM_NOISE, RED_TEAM, UNTUNED
 from redcloak.report.model import Arm as ArmSummary
+from redcloak.report.table import Row, Source
+from redcloak.store import Artifact
 from redcloak.subjects import Photos
 from redcloak.suite import Suite
 
@@ -40,12 +44,28 @@ class Arm:
     generated: list[tuple[int, Node]] = field(default_factory=list)
     scores: list[tuple[int, Node]] = field(default_factory=list)
 
+    @property
+    def targets(self) -> list[Node]:
+        """What a report of this arm reads; the models are needed only to make them."""
+        drawn = [node for _, node in (*self.generated, *self.scores)]
+        return drawn + [node for node in (self.photos, self.clean, self.trained_on, self.photo_scores) if node]
+
+    def rows(self, subject: str, read: Callable[[Node], Artifact]) -> Iterator[Row]:
+        """The arm's rows of the long table of scores."""
+        nodes: list[tuple[int, Source, Node]] = [(seed, "generated", node) for seed, node in self.scores]
+        if self.photo_scores:
+            nodes.append((self.scores[0][0], "photos", self.photo_scores))
+        for seed, source, node in nodes:
+            for prompt, image, metric, value in json.loads((read(node).path / "scores.json").read_text("utf-8")):
+                yield Row(subject, self.summary.name, seed, source, prompt, image, metric, value)
+
 
 class Builder:
     """Builds the graph of one audit; every arm that shares a stage shares its node."""
 
-    def __init__(self, config: AuditConfig, suite: Suite, photos: Photos) -> None:
-        self.config, self.suite, self.graph = config, suite, Graph()
+    def __init__(self, config: AuditConfig, suite: Suite, photos: Photos, graph: Graph | None = None) -> None:
+        self.config, self.suite, self.subject = config, suite, photos.name
+        self.graph = Graph() if graph is None else graph
         self.transport = {"suite": config.suite, "device": config.device}
         self.words = {"class_noun": config.subject.class_noun, "identifier": config.subject.identifier}
         self.clean = self._photos(photos, "train")
@@ -61,25 +81,25 @@ class Builder:
         noise = Choice(name="random_noise")
         arms = [
             self._untuned(),
-            self._arm(CLEAN, "Clean", "Personalized on the photos as they are.", self.clean),
-            self._arm(
+            self.arm(CLEAN, "Clean", "Personalized on the photos as they are.", self.clean),
+            self.arm(
                 RANDOM_NOISE,
                 "Random noise",
                 "Sign noise of the same budget: the control for noise as such.",
                 self._protect(noise),
                 protection="random_noise",
             ),
-            self._arm(PROTECTED, f"Protected ({name})", "Nothing done against it.", self.protected, protection=name),
+            self.arm(PROTECTED, f"Protected ({name})", "Nothing done against it.", self.protected, protection=name),
         ]
         for chain in config.purifiers:
             label = "+".join(step.name for step in chain)
             words = f"The protected photos after {label}."
-            arms.append(self._arm(f"{PROTECTED}+{label}", f"+ {label}", words, self.protected, chain, protection=name))
+            arms.append(self.arm(f"{PROTECTED}+{label}", label, words, self.protected, chain, protection=name))
         label = "+".join(step.name for step in cure)
         words = f"The protected photos after {label}, trained and sampled with contrastive decoupling."
         arms += [
-            self._arm(RED_TEAM, f"Red team ({label} + CDL)", words, self.protected, cure, True, protection=name),
-            self._arm(
+            self.arm(RED_TEAM, f"Red team ({label} + CDL)", words, self.protected, cure, True, protection=name),
+            self.arm(
                 f"{CLEAN}+{RED_TEAM}",
                 f"Clean + red team ({label} + CDL)",
                 "The same treatment of clean photos: does the cure harm the healthy?",
@@ -194,7 +214,7 @@ class Builder:
         self._draw(arm, None, NONE, self.config.seeds[0])
         return arm
 
-    def _arm(
+    def arm(
         self,
         name: str,
         title: str,
@@ -204,6 +224,7 @@ class Builder:
         cdl: bool = False,
         protection: str | None = None,
     ) -> Arm:
+        """Add one arm: photos -> purifier chain -> a model for each seed, with or without decoupling -> scores."""
         summary = ArmSummary(
             name=name,
             title=title,

@@ -24,7 +24,7 @@ from redcloak.matrix import Graph, Node, Plan
 from redcloak.matrix import plan as plan_graph
 from redcloak.report.build import ArmPictures, Drawn, build
 from redcloak.report.model import MethodUsed, Report, summarise
-from redcloak.report.table import Row, Source, Table, write_whole
+from redcloak.report.table import Table, write_whole
 from redcloak.report.verdict import verdict
 from redcloak.store import Artifact, Store
 from redcloak.subjects import Photos, load_subject, pair
@@ -64,12 +64,8 @@ class Audit:
         return cls(config, out, photos, suite, arms, builder.graph, Store(store or out / "store"))
 
     def targets(self) -> list[Node]:
-        """The nodes that the report is read from; the models are needed only to make them."""
-        nodes = [node for arm in self.arms for _, node in (*arm.generated, *arm.scores)]
-        extra = [
-            node for arm in self.arms for node in (arm.photos, arm.clean, arm.trained_on, arm.photo_scores) if node
-        ]
-        return list(dict.fromkeys([*nodes, *extra]))
+        """The nodes that the report is read from."""
+        return list(dict.fromkeys(node for arm in self.arms for node in arm.targets))
 
     def plan(self) -> Plan:
         """What a run would compute, what is cached, and how long it should take."""
@@ -80,7 +76,7 @@ class Audit:
         resolved = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
         write_whole(self.out / "audit.yaml", resolved.encode())
         run(self.graph, self.store, "redcloak.stages:run_stage", self.targets(), self.config.workers, on_event)
-        scores = Table.of(row for arm in self.arms for row in self._rows(arm))
+        scores = Table.of(row for arm in self.arms for row in arm.rows(self.photos.name, self._artifact))
         report = self._report(scores)
         build(report, {arm.summary.name: self._pictures(arm) for arm in self.arms}, scores, self.out)
         return report
@@ -90,16 +86,6 @@ class Audit:
         if artifact is None:
             raise UserError(f"{node.label}: its result was damaged meanwhile; run the same command again.")
         return artifact
-
-    def _rows(self, arm: Arm) -> list[Row]:
-        nodes: list[tuple[int, Source, Node]] = [(seed, "generated", node) for seed, node in arm.scores]
-        if arm.photo_scores:
-            nodes.append((self.config.seeds[0], "photos", arm.photo_scores))
-        rows = []
-        for seed, source, node in nodes:
-            for prompt, image, metric, value in json.loads((self._artifact(node).path / "scores.json").read_text()):
-                rows.append(Row(self.photos.name, arm.summary.name, seed, source, prompt, image, metric, value))
-        return rows
 
     def _pictures(self, arm: Arm) -> ArmPictures:
         drawn = []

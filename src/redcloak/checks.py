@@ -21,6 +21,7 @@ from redcloak.stats import Estimate, Floats, Sample, cluster_bootstrap, paired_d
 AS_HIGH = 0.9  # of the clean arm's identity: a score that a model without the subject should not reach
 RUINED_PSNR = 20.0  # dB, purified clean photo against the clean photo
 RUINED_IDENTITY = 0.5  # of the clean photos' own identity
+SEVERITIES = ("critical", "warning", "info")
 NO_FACE = 0.5  # share of pictures in which a face must be found
 
 
@@ -67,7 +68,7 @@ Check = Callable[[Run], Flag | None]
 def run_checks(run: Run) -> tuple[Flag, ...]:
     """Every red flag of a run, critical ones first, otherwise in the order of this file."""
     raised = [flag for check in checks().values() if (flag := check(run)) is not None]
-    return tuple(sorted(raised, key=lambda flag: flag.severity != "critical"))
+    return tuple(sorted(raised, key=lambda flag: SEVERITIES.index(flag.severity)))
 
 
 def checks() -> dict[str, Check]:
@@ -204,8 +205,8 @@ def check_white_box(run: Run) -> Flag | None:
     """The protection was crafted on the model that is then personalized: its best case. For information."""
     if run.surrogate is None or run.surrogate != run.victim:
         return None
-    message = f"for information: crafted on {run.surrogate}, the very model that is personalized."
-    return Flag("white-box", PROTECTED, message)
+    message = f"crafted on {run.surrogate}, the very model that is personalized."
+    return Flag("white-box", PROTECTED, message, "info")
 
 
 def _mean(sample: Sample) -> float:

@@ -40,7 +40,7 @@ Send = Callable[[Message], None]
 
 @dataclass(frozen=True)
 class Event:
-    """Something happened to a node.
+    """Something happened to a node; ``cached`` is told of those that are there and read, not of all behind them.
 
     ``done``, ``total`` and ``values`` are the stage's own progress (``progress`` only); ``seconds`` is the
     wall time of the node (``finished`` only).

@@ -90,8 +90,14 @@ class Graph:
     def split(
         self, find: Callable[[str], object | None], targets: Iterable[Node] | None = None
     ) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
-        """The nodes that must run for ``targets``, and the present ones that these or the caller read."""
+        """The nodes that must run for ``targets``, and the present ones that these or the caller read.
+
+        Raises:
+            ValueError: a target is not of this graph.
+        """
         wanted = {node.key for node in (self.sinks() if targets is None else targets)}
+        if not wanted <= self._nodes.keys():
+            raise ValueError("a target is not in this graph")
         missing: list[Node] = []
         present: list[Node] = []
         for node in reversed(self.order()):

@@ -5,6 +5,10 @@ independent observation makes intervals far too short. Everything here therefore
 then seeds within each drawn subject. Where there is only one subject it starts one level lower (seeds, then
 pictures) and says so in :attr:`Estimate.over`.
 
+A bootstrap cannot see further than its units: in simulation a 95% interval covers the truth 95 times in 100 with
+five subjects, about 88 times with three, and with one subject and two seeds 96 times if runs differ little
+beside pictures, but 80 times if they differ as much.
+
 Means are means of means: every subject counts the same, every seed of a subject counts the same.
 
 Cite: Davison & Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8 (nested resampling);
@@ -260,5 +264,5 @@ def _interval(estimate: float, replicates: Floats, units: int, over: Level) -> E
     reach = sqrt(units / (units - 1)) * float(stdtrit(units - 1, 0.975))
     tail = max(float(ndtr(-reach)), DEEPEST_TAIL)
     # A ratio may be 0/0 in a single replicate, which must not undo all the others.
-    low, high = np.quantile(replicates, [tail, 1 - tail])
+    low, high = np.nanquantile(replicates, [tail, 1 - tail])
     return Estimate(estimate, float(low), float(high), clusters=units, over=over)

@@ -257,7 +257,7 @@ class Store:
         _flush(target.parent)
 
     def _set_aside(self, key: str) -> None:
-        with suppress(FileNotFoundError):
+        with self._explained(FULL | REFUSED), suppress(FileNotFoundError):
             self.path(key).rename(self._quarantine / f"{key}~{secrets.token_hex(4)}")
 
     @contextmanager

@@ -21,6 +21,7 @@ from redcloak.stats import Estimate, cluster_bootstrap, for_every_seed, paired_d
 
 MATTERS = 0.25  # of what personalization on clean photos teaches the model
 UNDONE = 0.5  # of what the protection took
+FEW_SUBJECTS = 4  # with 3, a 95% interval covers the truth in about 88 of 100 audits, with 5 in 95
 
 Answer = tuple[Word, str]
 
@@ -130,7 +131,8 @@ def _scope(loss: Estimate) -> str:
         return ""
     level = f"{loss.level:.0%}"
     if loss.over == "subjects":
-        return f"The {level} intervals are over {loss.clusters} subjects and their training seeds."
+        few = "; with so few subjects they tend to be too short" if loss.clusters < FEW_SUBJECTS else ""
+        return f"The {level} intervals are over {loss.clusters} subjects and their training seeds{few}."
     if loss.over == "seeds":
         return (
             f"One subject: the {level} intervals speak of {loss.clusters} training seeds and their pictures, "

@@ -1,0 +1,294 @@
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import toy_stages
+from toy_stages import FUNCTION, lattice, lines
+
+from redcloak.errors import UserError
+from redcloak.execute import Event, StageError, run
+from redcloak.matrix import Graph
+from redcloak.store import Store
+
+BOTH = pytest.mark.parametrize("workers", [1, 2])
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def log(tmp_path):
+    return tmp_path / "log"
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """The files of every artifact of the lattice, from one run that nothing disturbed."""
+    store = Store(tmp_path_factory.mktemp("expected"))
+    run(lattice(store.root / "log")[0], store, FUNCTION)
+    return contents(store)
+
+
+def contents(store):
+    return {manifest.key: manifest.files for manifest in store.manifests()}
+
+
+def computed(log):
+    return Counter(tuple(line[:2]) for line in lines(log))
+
+
+def gone(pid):
+    """Whether a process has ended (a zombie that nobody has collected has)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def wait_for(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def start(store, log, workers, seconds):
+    """A driver in a process and group of its own."""
+    command = [sys.executable, toy_stages.__file__, store.root, log, workers, seconds]
+    return subprocess.Popen(
+        list(map(str, command)),
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@BOTH
+def test_every_node_runs_once_and_never_again(store, log, expected, workers):
+    graph, _ = lattice(log)
+    events: list[Event] = []
+    run(graph, store, FUNCTION, workers=workers, on_event=events.append)
+    assert contents(store) == expected
+    assert set(computed(log).values()) == {1}
+    assert Counter(event.kind for event in events) == {"started": 12, "progress": 24, "finished": 12}
+    for node in graph.order():
+        own = [event for event in events if event.node is node]
+        assert [event.kind for event in own] == ["started", "progress", "progress", "finished"]
+        assert [(e.done, e.total, e.values) for e in own[1:3]] == [
+            (1, 2, {"loss": 0.5}),
+            (2, 2, {"loss": 0.25}),
+        ]
+        assert own[-1].seconds > 0
+    finished = [event.node for event in events if event.kind == "finished"]
+    assert all(finished.index(s) < finished.index(node) for node in finished for s in node.inputs.values())
+    again: list[Event] = []
+    run(graph, store, FUNCTION, workers=workers, on_event=again.append)
+    assert [(event.kind, event.node.stage) for event in again] == [("cached", "report")]
+    assert len(lines(log)) == 12
+
+
+def test_workers_are_reused_and_share_the_cores(store, log, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    run(lattice(log, 0.02)[0], store, FUNCTION, workers=2)
+    pids, threads = ({line[column] for line in lines(log)} for column in (2, 3))
+    assert len(pids) == 2
+    assert str(os.getpid()) not in pids
+    assert threads == {"4"}
+    assert "OMP_NUM_THREADS" not in os.environ
+    assert all(map(gone, pids))
+
+
+def test_the_manifest_says_what_the_stage_reported(store, log):
+    graph, _ = lattice(log)
+    run(graph, store, FUNCTION, targets=graph.order()[:1])
+    (manifest,) = store.manifests()
+    assert (manifest.stage, manifest.notes) == ("classes", {"name": "shared"})
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the mark cannot be reset here")
+def test_peak_memory_is_of_the_stage_and_not_of_what_was_before(store, log):
+    del (ballast := [bytes(1) * 100_000_000])[:]
+    graph, _ = lattice(log)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    run(graph, store, FUNCTION, targets=graph.order()[:1])
+    (manifest,) = store.manifests()
+    assert ballast == []
+    assert 5 < manifest.peak_memory_mb < before - 50
+
+
+def test_the_longest_chain_goes_first(store, log):
+    graph, transport = Graph(), {"log": str(log), "seconds": 0.05}
+    for name in ("s1", "s2"):
+        graph.add("short", {"name": name}, transport=transport)
+    node = graph.add("long", {"name": "0"}, transport=transport)
+    for index in range(1, 3):
+        node = graph.add("long", {"name": str(index)}, {"x": node}, transport=transport)
+    run(graph, store, FUNCTION, workers=2)
+    assert ["long", "0"] in [line[:2] for line in lines(log)[:2]]
+
+
+@BOTH
+@pytest.mark.parametrize("file", ["value.txt", "deep/half.txt", "stage.json"])
+def test_a_flipped_bit_costs_one_stage(store, log, expected, workers, file):
+    graph, _ = lattice(log)
+    run(graph, store, FUNCTION)
+    victim = next(node for node in graph.order() if node.stage == "protect")
+    path = store.path(victim.key) / file
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+    log.unlink()
+    run(graph, store, FUNCTION, workers=workers)
+    assert not log.exists()  # what it was for is there
+    run(graph, store, FUNCTION, targets=[victim], workers=workers)
+    assert computed(log) == {("protect", victim.config["name"]): 1}
+    assert contents(store) == expected
+
+
+def kill_after(seconds, store, log, workers):
+    """Kill a driver, and it alone, some time after its first stage began: its exit status, and its lines."""
+    before = len(lines(log))
+    driver = start(store, log, workers, 0.05)
+    wait_for(lambda: len(lines(log)) > before or driver.poll() is not None)
+    time.sleep(seconds)
+    driver.kill()
+    driver.communicate(timeout=10)
+    wait_for(lambda: all(gone(line[2]) for line in lines(log)), seconds=3)
+    return driver.returncode, lines(log)[before:]
+
+
+@BOTH
+def test_killed_at_any_moment_it_resumes(store, log, expected, workers):
+    moments = random.Random(workers)
+    for moment in range(5):
+        done = {(manifest.stage, manifest.config["name"]) for manifest in store.manifests()}
+        status, begun = kill_after(moments.uniform(0, 0.15), store, log, workers)
+        assert status == -signal.SIGKILL or moment > 0
+        assert done.isdisjoint((stage, name) for stage, name, *_ in begun)
+        assert contents(store).items() <= expected.items()
+        assert all(store.open(key) for key in contents(store))
+    done, begun = len(contents(store)), len(lines(log))
+    run(lattice(log)[0], Store(store.root), FUNCTION, workers=workers)
+    assert contents(store) == expected
+    assert len(lines(log)) - begun == 12 - done
+    assert [list((store.root / name).iterdir()) for name in ("tmp", "quarantine")] == [[], []]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.08, 0.2])
+def test_ctrl_c_while_the_workers_start(store, log, seconds):
+    driver = start(store, log, 2, 30)
+    children = Path(f"/proc/{driver.pid}/task/{driver.pid}/children")
+    if not children.exists():
+        pytest.skip("the kernel does not list children")
+    wait_for(lambda: len(children.read_text().split()) == 3)  # two workers and the tracker of semaphores
+    time.sleep(seconds)
+    os.killpg(driver.pid, signal.SIGINT)
+    output, _ = driver.communicate(timeout=15)
+    assert driver.returncode == -signal.SIGINT
+    assert output.count("Traceback") == 1
+
+
+@BOTH
+def test_ctrl_c_ends_cleanly(store, log, workers):
+    driver = start(store, log, workers, 30)
+    wait_for(lambda: len(lines(log)) == workers)
+    os.killpg(driver.pid, signal.SIGINT)
+    output, _ = driver.communicate(timeout=15)
+    assert driver.returncode == -signal.SIGINT
+    assert output.count("Traceback") == output.count("KeyboardInterrupt") == 1  # the driver's own
+    assert all(gone(line[2]) for line in lines(log))
+    assert list((store.root / "tmp").iterdir()) == []
+    assert contents(store) == {}
+
+
+def failing(stage, log):
+    graph, transport = Graph(), {"log": str(log), "seconds": 0.05}
+    good = graph.add("clean", {"name": "good"}, transport=transport)
+    bad = graph.add(stage, {"name": "bad"}, {"x": good}, transport=transport)
+    after = graph.add("score", {"name": "after"}, {"x": bad}, transport=transport)
+    graph.add("report", {"name": "end"}, {"x": after}, transport=transport)  # the longest: the bad one goes first
+    slow = {"log": str(log), "seconds": 1}
+    beside = graph.add("slow", {"name": "beside"}, {"x": good}, transport=slow)
+    graph.add("score", {"name": "later"}, {"x": beside}, transport=transport)
+    return graph, bad
+
+
+@BOTH
+def test_a_users_mistake_comes_back_as_it_was(store, log, workers):
+    graph, bad = failing("mistake", log)
+    events: list[Event] = []
+    with pytest.raises(UserError, match=r"^budget = 99: too much; give at most 64\.$"):
+        run(graph, store, FUNCTION, workers=workers, on_event=events.append)
+    assert [event.node for event in events if event.kind == "failed"] == [bad]
+    assert store.find(bad.key) is None
+    assert "score" not in {stage for stage, _ in computed(log)}
+    made = {manifest.stage for manifest in store.manifests()}
+    assert made == ({"clean"} if workers == 1 else {"clean", "slow"})  # what ran was finished
+
+
+@BOTH
+def test_a_bug_names_the_stage_and_the_line(store, log, workers):
+    with pytest.raises(StageError, match="stage 'bug' failed: KeyError: 'no such tensor'") as caught:
+        run(failing("bug", log)[0], store, FUNCTION, workers=workers)
+    assert caught.value.stage == "bug"
+    assert 'toy_stages.py", line' in str(caught.value)
+    assert list((store.root / "tmp").iterdir()) == []
+
+
+def test_a_worker_that_dies_is_explained(store, log):
+    graph, bad = failing("death", log)
+    with pytest.raises(UserError, match=r"workers = 2: a worker died \(running: .*death.*fewer workers"):
+        run(graph, store, FUNCTION, workers=2)
+    assert store.find(bad.key) is None
+    assert ("death", "bad") in computed(log)
+    assert ("score", "after") not in computed(log)
+    assert all(gone(line[2]) for line in lines(log))
+    assert list((store.root / "tmp").iterdir()) == []
+
+
+def test_a_function_that_is_not_there(store, log):
+    with pytest.raises(StageError, match="has no attribute 'missing'"):
+        run(lattice(log)[0], store, "toy_stages:missing")
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path, log):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, pathlib, toy_stages as t\nfrom redcloak.execute import run\n"
+        "a, b = map(pathlib.Path, sys.argv[1:])\n"
+        "run(t.lattice(b)[0], t.Store(a), t.FUNCTION, workers=2)\n"
+    )
+    path = os.pathsep.join([str(Path(toy_stages.__file__).parent), *filter(None, sys.path)])
+    ended = subprocess.run(
+        [sys.executable, script, tmp_path / "store", log],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert "UserError: workers = 2: they could not start; call run() under" in ended.stderr
+    assert not log.exists()
+
+
+def test_an_input_that_vanishes_is_told_and_the_next_run_mends_it(store, log, expected):
+    graph, _ = lattice(log)
+    clean = next(node for node in graph.order() if node.stage == "clean")
+
+    def saboteur(event):
+        if event.kind == "finished" and event.node is clean:
+            (store.path(clean.key) / "value.txt").unlink()
+
+    with pytest.raises(UserError, match="an input of stage 'protect' was damaged or deleted; run again"):
+        run(graph, store, FUNCTION, on_event=saboteur)
+    run(graph, store, FUNCTION)
+    assert contents(store) == expected

@@ -1,0 +1,134 @@
+import json
+
+import pytest
+
+from redcloak.errors import UserError
+from redcloak.matrix import Graph, Node, longest_paths, plan
+from redcloak.store import Store
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def publish(store, *nodes):
+    for node in nodes:
+        with store.publish(node.stage, node.version, node.config, node.input_keys) as draft:
+            (draft.folder / "x").write_text(node.stage)
+
+
+@pytest.fixture
+def diamond():
+    """photos -> two purifiers -> one score each; and one more score of the photos."""
+    graph = Graph()
+    photos = graph.add("photos", {"n": 4})
+    purified = [graph.add("purify", {"with": name}, {"images": photos}) for name in ("jpeg", "restore")]
+    scores = [graph.add("score", {}, {"images": images}) for images in (*purified, photos)]
+    return graph, photos, purified, scores
+
+
+def test_the_key_holds_what_can_change_the_result_and_nothing_else():
+    base = Node("train", {"steps": 10}, transport={"device": "cpu"}, label="clean")
+    assert base.key == Node("train", {"steps": 10}, transport={"device": "cuda"}, label="other").key
+    assert base == Node("train", {"steps": 10})
+    assert len({base, Node("train", {"steps": 10}), Node("train", {"steps": 11})}) == 2
+    others = [
+        Node("tune", {"steps": 10}),
+        Node("train", {"steps": 11}),
+        Node("train", {"steps": 10}, version=2),
+        Node("train", {"steps": 10}, {"images": base}),
+        Node("train", {"steps": 10}, {"photos": base}),
+        Node("train", {"steps": 10}, {"images": Node("train", {"steps": 12})}),
+    ]
+    assert len({node.key for node in [base, *others]}) == 7
+
+
+def test_the_node_and_the_store_agree_on_the_key(store):
+    source = Node("photos", {"n": 4})
+    node = Node("purify", {"sizes": (1, 2), "zero": -0.0}, {"images": source}, version=3)
+    publish(store, node)
+    assert store.open(node.key).manifest.inputs == {"images": source.key}
+
+
+def test_shared_nodes_are_kept_once(diamond):
+    graph, photos, purified, _ = diamond
+    again = graph.add("purify", {"with": "jpeg"}, {"images": photos}, transport={"device": "cuda"}, label="x")
+    assert again is purified[0]
+    assert len(graph.order()) == 6
+
+
+def test_a_node_keeps_its_own_copy_of_the_configuration():
+    config = {"sizes": [1]}
+    node = Graph().add("purify", config)
+    config["sizes"].append(2)
+    assert node.key == Node("purify", {"sizes": (1,)}).key
+
+
+def test_what_cannot_be_a_node_is_refused(diamond):
+    graph = diamond[0]
+    with pytest.raises(UserError, match=r"purify\.sigma = nan: not a finite number"):
+        graph.add("purify", {"sigma": float("nan")})
+    with pytest.raises(ValueError, match="'images' is not in this graph"):
+        graph.add("score", {}, {"images": Node("photos", {"n": 5})})
+    with pytest.raises(ValueError, match="a target is not in this graph"):
+        graph.split(lambda _: None, [Node("photos", {"n": 5})])
+
+
+def test_order_is_topological(diamond):
+    graph, photos, purified, scores = diamond
+    order = graph.order()
+    assert order == (photos, *purified, *scores)
+    assert all(order.index(source) < order.index(node) for node in order for source in node.inputs.values())
+    assert graph.sinks() == tuple(scores)
+
+
+def test_only_what_missing_targets_need_is_needed(diamond, store):
+    graph, photos, purified, scores = diamond
+    assert graph.needed(store) == graph.order()
+    publish(store, scores[0])
+    assert graph.needed(store) == (photos, purified[1], *scores[1:])
+    publish(store, purified[1])
+    assert graph.needed(store, [scores[1]]) == (scores[1],)
+    assert graph.needed(store, [scores[0]]) == ()
+    missing, present = graph.split(store.find, [scores[1], scores[0]])
+    assert (missing, present) == ((scores[1],), (purified[1], scores[0]))
+
+
+def test_longest_paths(diamond):
+    graph, photos, purified, scores = diamond
+    cost = {photos: 1.0, purified[0]: 2.0, purified[1]: 10.0, scores[0]: 5.0, scores[1]: 0.5, scores[2]: 0.5}
+    paths = longest_paths(graph.order(), cost.__getitem__)
+    assert [paths[node.key] for node in (photos, *purified, *scores)] == [11.5, 7.0, 10.5, 5.0, 0.5, 0.5]
+
+
+def test_plan_counts_and_estimates(diamond, store, monkeypatch):
+    graph, photos, purified, scores = diamond
+    publish(store, photos, scores[0])
+    history = {"photos": [3.0], "purify": [], "score": [1.0, 9.0, 2.0]}
+    monkeypatch.setattr(store, "history", lambda *stages: {stage: history[stage] for stage in stages})
+    made = plan(graph, store, {"purify": 10.0, "score": 99.0}, workers=2)
+    rows = [(row.stage, row.total, row.cached, row.missing, row.seconds, row.source) for row in made.rows]
+    assert rows == [
+        ("photos", 1, 1, 0, 0.0, "measured"),
+        ("purify", 2, 1, 1, 10.0, "prior"),  # the other is missing too, but what it is for is there
+        ("score", 3, 1, 2, 4.0, "measured"),
+    ]
+    assert (made.seconds, made.elapsed) == (14.0, 12.0)
+    assert plan(graph, store, {}, targets=[purified[0]]).rows[1].source == "unknown"
+    assert json.loads(json.dumps(made.to_json()))["rows"][1]["seconds"] == 10.0
+
+
+def test_the_time_of_a_plan_is_bounded_by_the_workers(store):
+    graph = Graph()
+    for index in range(6):
+        graph.add("score", {"index": index})
+    assert [plan(graph, store, {"score": 2.0}, workers=n).elapsed for n in (1, 4, 100)] == [12.0, 3.0, 2.0]
+
+
+def test_the_history_is_the_stores_own(diamond, store):
+    graph, photos, *_ = diamond
+    publish(store, photos)
+    (row, *_) = plan(graph, store, {"photos": 1000.0}).rows
+    assert row.source == "measured"
+    assert row.seconds_each == store.find(photos.key).manifest.wall_seconds

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+from math import isnan, sqrt
+
+import numpy as np
+import pytest
+from scipy.stats import norm, permutation_test
+
+from redcloak.stats import (
+    Sample,
+    cluster_bootstrap,
+    for_every_seed,
+    mean,
+    paired_difference,
+    recovered,
+    sign_flip,
+)
+
+
+def nested(rng, subjects=8, seeds=2, pictures=8, level=0.0, between=0.1, runs=0.05, within=0.1):
+    """Normal data with a subject, a seed and a picture effect: values ``(subjects, seeds, pictures)``."""
+    return (
+        level
+        + between * rng.normal(size=(subjects, 1, 1))
+        + runs * rng.normal(size=(subjects, seeds, 1))
+        + within * rng.normal(size=(subjects, seeds, pictures))
+    )
+
+
+def sample(values):
+    subjects, seeds, pictures = values.shape
+    return Sample(
+        values.ravel(),
+        np.repeat([f"s{number}" for number in range(subjects)], seeds * pictures),
+        np.tile(np.repeat(np.arange(seeds), pictures), subjects),
+    )
+
+
+def bootstrap(values, **settings):
+    flat = sample(values)
+    return cluster_bootstrap(flat.values, flat.subjects, subclusters=flat.seeds, **settings)
+
+
+def covers(interval, truth=0.0):
+    return interval.low <= truth <= interval.high
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says_and_the_iid_bootstrap_does_not():
+    rng = np.random.default_rng(3)
+    runs = 300
+    clustered = iid = 0
+    for _ in range(runs):
+        values = nested(rng)
+        clustered += covers(bootstrap(values, n=400))
+        iid += covers(cluster_bootstrap(values.ravel(), np.arange(values.size), n=400))
+    assert 0.92 <= clustered / runs <= 0.99
+    assert iid / runs < 0.65
+
+
+@pytest.mark.parametrize("subjects", [4, 5, 20])
+def test_few_subjects_widen_the_interval_so_that_it_keeps_its_level(subjects):
+    rng = np.random.default_rng(4)
+    hits = [covers(bootstrap(nested(rng, subjects, runs=0.03, pictures=4), n=1000)) for _ in range(200)]
+    assert 0.89 <= np.mean(hits) <= 1.0
+
+
+def test_replicates_have_the_variance_that_theory_gives_for_nested_resampling():
+    values = nested(np.random.default_rng(5), subjects=30, seeds=4, pictures=3)
+    drawn = []
+
+    def recording(data, weights):
+        drawn.append(mean(data, weights))
+        return drawn[-1]
+
+    bootstrap(values, statistic=recording, n=20_000)
+    runs = values.mean(axis=2)
+    analytic = runs.mean(axis=1).var() / 30 + runs.var(axis=1).mean() / (30 * 4)
+    assert drawn[1].var() == pytest.approx(analytic, rel=0.04)
+    naive = values.var() / values.size
+    assert analytic > 5 * naive
+
+
+def test_without_subclusters_nothing_below_the_clusters_is_drawn_again():
+    values = np.array([0.0, 2.0, 5.0, 7.0])
+    seen = []
+
+    def recording(data, weights):
+        seen.append(mean(data, weights))
+        return seen[-1]
+
+    cluster_bootstrap(values, np.array(["a", "a", "b", "b"]), statistic=recording, n=500)
+    assert set(np.round(seen[1], 12)) == {1.0, 3.5, 6.0}
+
+
+def test_rows_of_weights_sum_to_one_at_every_level():
+    for shape in [(5, 3, 2), (1, 3, 4), (1, 1, 6)]:
+        sums = []
+
+        def recording(data, weights, sums=sums):
+            sums.append(weights.sum(axis=1))
+            return mean(data, weights)
+
+        bootstrap(np.zeros(shape), statistic=recording, n=50)
+        np.testing.assert_allclose(np.concatenate(sums), 1.0, atol=1e-12)
+
+
+def test_subjects_count_the_same_however_many_pictures_they_have():
+    values = np.array([1.0, 1.0, 1.0, 1.0, 3.0])
+    interval = cluster_bootstrap(values, np.array(["a", "a", "a", "a", "b"]))
+    assert interval.estimate == 2.0
+    assert (interval.low, interval.high, interval.clusters) == (1.0, 3.0, 2)
+
+
+def test_subjects_count_the_same_however_many_seeds_they_have():
+    values, seeds = np.array([1.0, 1.0, 1.0, 3.0]), np.array([0, 1, 2, 0])
+    interval = cluster_bootstrap(values, np.array(["a", "a", "a", "b"]), subclusters=seeds)
+    assert interval.estimate == pytest.approx(2.0)
+    assert (interval.low, interval.high) == pytest.approx((1.0, 3.0))
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
+    values = nested(np.random.default_rng(6))
+    assert bootstrap(values, seed=7) == bootstrap(values, seed=7)
+    assert bootstrap(values, seed=7).low != bootstrap(values, seed=8).low
+
+
+def test_one_subject_speaks_of_its_seeds_and_one_seed_of_its_pictures():
+    rng = np.random.default_rng(7)
+    seeds = bootstrap(nested(rng, subjects=1, seeds=3))
+    assert (seeds.over, seeds.clusters) == ("seeds", 3)
+    pictures = bootstrap(nested(rng, subjects=1, seeds=1, pictures=6))
+    assert (pictures.over, pictures.clusters) == ("pictures", 6)
+    assert pictures.low < pictures.estimate < pictures.high
+
+
+def test_one_subject_with_two_seeds_still_covers_where_runs_differ_less_than_pictures():
+    rng = np.random.default_rng(8)
+    hits = [covers(bootstrap(nested(rng, 1, 2, 16, between=0, runs=0.03, within=0.1), n=1000)) for _ in range(200)]
+    assert np.mean(hits) >= 0.9
+
+
+def test_one_picture_has_no_interval_and_no_picture_has_no_estimate():
+    single = bootstrap(np.array([[[0.4]]]))
+    assert single.estimate == 0.4
+    assert isnan(single.low)
+    assert isnan(single.high)
+    nothing = bootstrap(np.array([[[np.nan]]]))
+    assert isnan(nothing.estimate)
+    assert nothing.clusters == 0
+
+
+def test_nan_is_left_out_and_a_subject_of_nan_with_it():
+    values = nested(np.random.default_rng(9), subjects=4, seeds=2, pictures=3)
+    values[3] = np.nan
+    values[0, 0, 1] = np.nan
+    found = bootstrap(values)
+    assert found.clusters == 3
+    assert found.estimate == pytest.approx(np.nanmean(np.nanmean(values[:3], axis=2), axis=1).mean())
+    assert not isnan(found.low)
+
+
+def test_pairing_cancels_what_the_arms_share():
+    rng = np.random.default_rng(10)
+    base = nested(rng, between=0.5, runs=0.3, within=0.0)
+    a, b = sample(base + 0.1), sample(base + 0.01 * rng.normal(size=base.shape))
+    paired = paired_difference(a, b)
+    assert covers(paired, 0.1)
+    assert paired.high - paired.low < 0.02
+    alone = bootstrap(base)
+    assert alone.high - alone.low > 10 * (paired.high - paired.low)
+
+
+def test_pairs_that_only_one_arm_has_are_left_out():
+    a = Sample(np.array([1.0, 9.0, 2.0]), np.array(["x", "x", "y"]), np.array([0, 1, 0]))
+    b = Sample(np.array([0.5, 1.0, 7.0]), np.array(["x", "y", "z"]), np.array([0, 0, 0]))
+    found = paired_difference(a, b)
+    assert found.estimate == pytest.approx(0.75)
+    assert found.clusters == 2
+    assert paired_difference(a, Sample(b.values, np.array(["p", "q", "r"]), b.seeds)).clusters == 0
+
+
+def test_an_arm_without_seeds_counts_for_every_seed():
+    trained = sample(np.array([[[1.0], [3.0]], [[2.0], [6.0]]]))
+    floor = sample(np.array([[[0.5]], [[1.5]]]))
+    assert paired_difference(trained, floor).estimate == pytest.approx((0.5 + 0.5) / 2)
+    spread = for_every_seed(floor, trained)
+    assert paired_difference(trained, spread).estimate == pytest.approx((1.5 + 2.5) / 2)
+    assert for_every_seed(trained, floor) is trained
+    nobody = for_every_seed(Sample(np.zeros(0), np.zeros(0, str), np.zeros(0, int)), trained)
+    assert len(nobody.values) == 0
+
+
+def test_the_recovered_share_is_found_with_an_interval_that_covers_it():
+    rng = np.random.default_rng(11)
+    hits = 0
+    for _ in range(100):
+        base = nested(rng, pictures=4)
+        arms = [sample(base + level + 0.05 * rng.normal(size=base.shape[:2])[..., None]) for level in (0.2, 0.5, 0.6)]
+        share = recovered(*arms, n=500).share
+        assert share is not None
+        hits += covers(share, 0.75)
+    assert hits >= 88
+
+
+def test_nothing_can_be_won_back_where_nothing_was_taken():
+    rng = np.random.default_rng(12)
+    arms = [sample(nested(rng, level=0.5)) for _ in range(3)]
+    found = recovered(*arms)
+    assert found.loss.low < 0 < found.loss.high
+    assert found.share is None
+    assert str(found) == "undecided"
+
+
+def test_one_replicate_without_any_effect_does_not_undo_the_interval():
+    learned = np.array([0.0, 1.0, 1.0, 1.0, 1.0, 1.0]).reshape(6, 1, 1)  # 1 in 6**6 draws has no effect at all
+    arms = [sample(level * learned) for level in (0.0, 0.5, 1.0)]
+    share = recovered(*arms, n=200_000).share
+    assert share is not None
+    assert (share.low, share.high) == (0.5, 0.5)
+
+
+def test_a_recovery_reads_as_percent():
+    a, b, c = (sample(np.full((3, 2, 2), level)) for level in (0.0, 0.5, 1.0))
+    assert str(recovered(a, b, c)) == "50% [50%, 50%]"
+
+
+def test_sign_flips_are_exact_for_few_subjects():
+    rng = np.random.default_rng(13)
+    a, b = nested(rng, subjects=7, level=0.1), nested(rng, subjects=7)
+    gaps = (a - b).mean(axis=(1, 2))
+    reference = permutation_test((gaps,), np.mean, permutation_type="samples", n_resamples=np.inf)
+    assert sign_flip(sample(a), sample(b)) == pytest.approx(reference.pvalue)
+    assert sign_flip(sample(a + 9), sample(a)) == pytest.approx(2 ** (1 - 7))
+    assert sign_flip(sample(a), sample(a)) == 1.0
+
+
+def test_sign_flips_are_sampled_for_many_subjects_and_useless_for_one():
+    rng = np.random.default_rng(14)
+    base = nested(rng, subjects=40, between=0.3, within=0.0)
+    noisy = base + 0.03 + 0.1 * rng.normal(size=(40, 1, 1))
+    p = sign_flip(sample(noisy), sample(base))
+    gaps = (noisy - base).mean(axis=(1, 2))
+    z = abs(gaps.mean()) / sqrt((gaps**2).mean() / 40)
+    assert p == pytest.approx(2 * norm.sf(z), abs=0.02)
+    assert p == sign_flip(sample(noisy), sample(base))
+    assert isnan(sign_flip(sample(base[:1]), sample(base[:1])))
+
+
+def test_false_positives_of_the_sign_flip_test_stay_at_their_level():
+    rng = np.random.default_rng(15)
+    ps = [sign_flip(sample(nested(rng, pictures=2)), sample(nested(rng, pictures=2))) for _ in range(300)]
+    assert np.mean(np.array(ps) <= 0.05) <= 0.09
