@@ -110,9 +110,7 @@ def main() -> None:
     scores = Table.of(row for name, group in arms.items() for arm in group for row in arm.rows(name, read))
     scores.write(args.out / "scores.parquet")
     rows, answers = table(scores, next(iter(arms.values()))), claims(scores)
-    print(
-        f"\n{args.subjects} subjects, {args.seeds} seeds, {args.protection} at {args.budget:g}/255, suite {suite.name}\n"
-    )
+    print(f"\n{args.subjects} subjects, {args.seeds} seeds, {args.protection} at {args.budget:g}/255 on {suite.name}\n")
     print("| arm | " + " | ".join(METRICS) + " |\n|---|" + "---|" * len(METRICS))
     for row in rows:
         print("| " + " | ".join(row.values()) + " |")
