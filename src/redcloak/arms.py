@@ -80,7 +80,7 @@ class Builder:
         name = "another tool" if config.already_protected else config.protection.name
         noise = Choice(name="random_noise")
         arms = [
-            self._untuned(),
+            self.untuned(),
             self.arm(CLEAN, "Clean", "Personalized on the photos as they are.", self.clean),
             self.arm(
                 RANDOM_NOISE,
@@ -209,7 +209,8 @@ class Builder:
         inputs = {"images": images, "reference": self.reference} | ({"clean": clean} if clean else {})
         return self.graph.add("score", config, inputs, transport=self.transport, label=f"score: {label}")
 
-    def _untuned(self) -> Arm:
+    def untuned(self) -> Arm:
+        """The arm of the model before personalization."""
         arm = Arm(ArmSummary(name=UNTUNED, title="Untuned model", words="Before personalization: the floor."))
         self._draw(arm, None, NONE, self.config.seeds[0])
         return arm
