@@ -1,4 +1,4 @@
-"""CLIP: an image tower (ViT, 8x8 patches) and a text tower that is also the backbone's text encoder.
+"""CLIP: an image tower (a small ResNet) and a text tower that is also the backbone's text encoder.
 
 Contrastive loss in both directions with the exact truth of every (picture, caption) pair as its target, since in a
 world with few attributes most captions are true of many pictures. Pairs whose truth is unknown (real photos have no
@@ -16,34 +16,42 @@ from common import WEIGHTS, Loop, arguments, batch_rng
 from data import drawn, real
 from export import save_module
 from facts import Facts, truth, with_junk
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
+from redcloak.nets import ImageTower
 from redcloak.portraits import draw_shot
 from redcloak.portraits.degrade import degrade
 from redcloak.portraits.words import FLAWS, PRAISE
 
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+class Towers(nn.Module):
+    """Both towers and the temperature of their contrast."""
+
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.image = ImageTower()
+        self.text = CLIPTextModelWithProjection(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer), hidden_size=128, intermediate_size=512, num_hidden_layers=2,
+                num_attention_heads=4, max_position_embeddings=LENGTH, projection_dim=128,
+                bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.eos_token_id,
+            )
+        )  # fmt: skip
+        self.scale = nn.Parameter(torch.tensor(2.6592))
+
+    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
+        """The scaled cosine of every picture and every caption."""
+        image = F.normalize(self.image(images), dim=-1)
+        text = F.normalize(self.text(tokens).text_embeds, dim=-1)
+        return self.scale.exp().clamp(max=100) * image @ text.T
 
 
-def model(tokenizer: CLIPTokenizer) -> CLIPModel:
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=512, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=LENGTH, projection_dim=128,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    vision = CLIPVisionConfig(
-        hidden_size=96, intermediate_size=288, num_hidden_layers=4, num_attention_heads=3, image_size=64,
-        patch_size=8, projection_dim=128,
-    )  # fmt: skip
-    return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=128))
-
-
-def normalise(pictures: np.ndarray) -> Tensor:
-    """uint8 ``(N, 64, 64, 3)`` -> CLIP's normalised ``(N, 3, 64, 64)``."""
-    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
-    return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+def unit(pictures: np.ndarray) -> Tensor:
+    """uint8 ``(N, 64, 64, 3)`` -> ``(N, 3, 64, 64)`` in [0, 1]."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
 
 
 def real_pair(picture: np.ndarray, expression: str, rng: np.random.Generator) -> tuple[np.ndarray, Facts, str]:
@@ -69,11 +77,11 @@ def contrastive(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def main() -> None:
-    args = arguments(3000, __doc__ or "")
+    args = arguments(2500, __doc__ or "")
     tokenizer = build(WEIGHTS / "tokenizer")
     pictures, facts, captions = drawn()
     photos, expressions = real()
-    clip = model(tokenizer)
+    clip = Towers(tokenizer)
     loop = Loop("clip", clip, args.steps, 1e-3, wd=0.02)
 
     def batch(step: int, count: int = 72) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,18 +96,18 @@ def main() -> None:
         tokens = tokenizer(spoken, padding="max_length", truncation=True, return_tensors="pt").input_ids
         target = torch.from_numpy(truth(list(words), list(known)))
         target.fill_diagonal_(1.0)  # a picture's own caption is true of it, known or not
-        return normalise(np.stack(images)), tokens, target
+        return unit(np.stack(images)), tokens, target
 
     def loss(step: int) -> Tensor:
         images, tokens, target = batch(step)
-        image = F.normalize(clip.get_image_features(pixel_values=images).pooler_output, dim=-1)
-        text = F.normalize(clip.get_text_features(input_ids=tokens).pooler_output, dim=-1)
-        logits = clip.logit_scale.exp().clamp(max=100) * image @ text.T
+        logits = clip(images, tokens)
         return (contrastive(logits, target) + contrastive(logits.T, target.T)) / 2
 
     if not args.export_only:
         loop.run(loss)
-    save_module(loop.averaged(), "clip")
+    loop.averaged()
+    save_module(clip.image, "clip/image")
+    save_module(clip.text, "clip/text")
     loop.record()
 
 

@@ -21,7 +21,7 @@ from export import save_module
 from facts import with_junk
 from torch import Tensor
 from train_clip import real_pair
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 BATCH = 32
 
@@ -70,8 +70,8 @@ def latents() -> tuple[Tensor, list[list[str]]]:
 
 def text_encoder() -> CLIPTextModel:
     """The text tower of the trained CLIP, alone, in the layout of Stable Diffusion's text encoder."""
-    clip = CLIPModel.from_pretrained(WEIGHTS / "clip").float()
-    encoder = CLIPTextModel(clip.config.text_config)
+    clip = CLIPTextModelWithProjection.from_pretrained(WEIGHTS / "clip" / "text").float()
+    encoder = CLIPTextModel(clip.config)
     encoder.load_state_dict(clip.text_model.state_dict(), strict=True)
     return encoder.eval().requires_grad_(False)
 

@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL
 from export import save_module
 from train_restorer import distance
 
-WHOLE = 0.45  # the last part of the steps sees whole pictures: group norm must meet their statistics too
+WHOLE = 0.6  # the last part of the steps sees whole pictures: group norm must meet their statistics too
 
 
 def build() -> AutoencoderKL:
@@ -33,7 +33,7 @@ def build() -> AutoencoderKL:
 
 
 def main() -> None:
-    args = arguments(3600, __doc__ or "")
+    args = arguments(6500, __doc__ or "")
     sources = [drawn()[0], real()[0], object_crops()]
     weights = np.asarray([0.6, 0.28, 0.12]) * [len(source) > 0 for source in sources]
     vae = build()

@@ -1,6 +1,6 @@
-"""The small suite's own networks: the restorer, the x4 upscaler and the quality model.
+"""The small suite's own networks: the restorer, the x4 upscaler, CLIP's image tower and the quality model.
 
-Each stands where a full-size suite has a public model (CodeFormer, the Stable Diffusion x4 upscaler, LIQE) and is
+Each stands where a full-size suite has a public model (CodeFormer, the Stable Diffusion x4 upscaler, CLIP, LIQE) and is
 reached through the same interface of :mod:`redcloak.suite`.
 """
 
@@ -102,6 +102,29 @@ class Upscaler(_Saved):
         features = F.silu(F.pixel_shuffle(self.second(features), 2))
         detail: Tensor = self.leave(features)
         return F.interpolate(images, scale_factor=4, mode="bicubic") + detail
+
+
+class ImageTower(_Saved):
+    """CLIP's image tower as a small ResNet, as in the RN models of the CLIP paper: 64x64 -> an embedding.
+
+    A vision transformer of this size learned colours and, in the time we have, nothing of shape.
+    """
+
+    def __init__(self, width: int = 24, dimension: int = 128) -> None:
+        super().__init__()
+        self.config = {"width": width, "dimension": dimension}
+        widths = (3, width, 2 * width, 4 * width, 6 * width)
+        steps = [
+            nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.GroupNorm(8, b), nn.SiLU(), _Block(b), nn.GroupNorm(8, b))
+            for a, b in pairwise(widths)
+        ]
+        self.body = nn.Sequential(*steps)
+        self.head = nn.Linear(6 * width * 16, dimension)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``(N, 3, 64, 64)`` in [0, 1] -> ``(N, D)``, not normalised."""
+        embedding: Tensor = self.head(F.silu(self.body(images * 2 - 1)).flatten(1))
+        return embedding
 
 
 class Quality(_Saved):
