@@ -60,7 +60,7 @@ def degrade(picture: Pixels, strength: float, rng: np.random.Generator) -> Pixel
     """One to three degradations of the given strength in [0, 1]; noise is the likeliest."""
     steps = rng.choice(4, size=int(rng.integers(1, 4)), replace=False, p=(0.49, 0.17, 0.17, 0.17))
     for step in steps:
-        part = strength * rng.uniform(0.4, 1.0)
+        part = float(strength * rng.uniform(0.4, 1.0))
         picture = (_noise, _blur, _jpeg, _small)[step](picture, part, rng)
     return picture.clip(0, 1).astype(np.float32)
 

@@ -77,7 +77,7 @@ def contrastive(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def main() -> None:
-    args = arguments(2500, __doc__ or "")
+    args = arguments(2250, __doc__ or "")
     tokenizer = build(WEIGHTS / "tokenizer")
     pictures, facts, captions = drawn()
     photos, expressions = real()

@@ -72,7 +72,7 @@ class Builder:
         self.reference = self._photos(photos, "reference")
         self.names = list(photos.train_names)
         self.class_images = self._class_images() if config.class_images else None
-        self.protected = self._given(photos) if config.already_protected else self._protect(config.protection)
+        self.protected = self._given(photos) if config.already_protected else self.protect(config.protection)
 
     def arms(self) -> list[Arm]:
         """Every arm of the audit, in the order of the report."""
@@ -86,7 +86,7 @@ class Builder:
                 RANDOM_NOISE,
                 "Random noise",
                 "Sign noise of the same budget: the control for noise as such.",
-                self._protect(noise),
+                self.protect(noise),
                 protection="random_noise",
             ),
             self.arm(PROTECTED, f"Protected ({name})", "Nothing done against it.", self.protected, protection=name),
@@ -157,7 +157,8 @@ class Builder:
             "weights": weights,
         }
 
-    def _protect(self, choice: Choice) -> Node:
+    def protect(self, choice: Choice) -> Node:
+        """The photos with a protective perturbation; the class images go along where there is a surrogate."""
         entry, method = self.method("protect", choice, budget=self.config.budget)
         config = {"method": method, "subject": self.words, "seed": self.config.seeds[0]}
         inputs = {"photos": self.clean}
@@ -165,13 +166,15 @@ class Builder:
             inputs["class_images"] = self.class_images
         return self.graph.add("protect", config, inputs, transport=self.transport, label=f"protect: {choice.name}")
 
-    def _purify(self, source: Node, chain: tuple[Choice, ...]) -> Node:
+    def purify(self, source: Node, chain: tuple[Choice, ...]) -> Node:
+        """Photos after a chain of purifiers."""
         methods = [self.method("purify", choice)[1] for choice in chain]
         config = {"chain": methods, "subject": self.words, "seed": self.config.seeds[0]}
         label = f"purify: {', '.join(choice.name for choice in chain)}"
         return self.graph.add("purify", config, {"photos": source}, transport=self.transport, label=label)
 
-    def _personalize(self, source: Node, decoupling: Decoupling, seed: int, label: str) -> Node:
+    def personalize(self, source: Node, decoupling: Decoupling, seed: int, label: str) -> Node:
+        """The model that the trainer makes of photos; ``NONE`` trains it without decoupling."""
         _, method = self.method("personalize", self.config.trainer)
         words = decoupling.model_dump(include={"train_suffix", "noise_token", "variant"})
         config = {
@@ -198,7 +201,8 @@ class Builder:
         inputs = {"model": model} if model else {}
         return self.graph.add("generate", config, inputs, transport=self.transport, label=f"generate: {label}")
 
-    def _score(self, images: Node, metrics: tuple[str, ...], label: str, clean: Node | None = None) -> Node:
+    def score(self, images: Node, metrics: tuple[str, ...], label: str, clean: Node | None = None) -> Node:
+        """Scores against the reference photos, and of fidelity against ``clean``."""
         methods = [self.method("metrics", Choice(name=name))[1] for name in metrics]
         prompts = None
         if images.stage == "generate":  # all arms are judged by the plain prompt, whatever they were sampled with
@@ -236,12 +240,12 @@ class Builder:
             cdl=cdl,
         )
         arm = Arm(summary, photos=source, clean=self.clean)
-        arm.trained_on = self._purify(source, chain) if chain else source
+        arm.trained_on = self.purify(source, chain) if chain else source
         photo_metrics = tuple(metric for metric in self.config.metrics if metric != "alignment")
-        arm.photo_scores = self._score(arm.trained_on, (*photo_metrics, "fidelity"), f"photos of {name}", self.clean)
+        arm.photo_scores = self.score(arm.trained_on, (*photo_metrics, "fidelity"), f"photos of {name}", self.clean)
         decoupling = self.config.decoupling if cdl else NONE
         for seed in self.config.seeds:
-            model = self._personalize(arm.trained_on, decoupling, seed, name)
+            model = self.personalize(arm.trained_on, decoupling, seed, name)
             arm.models.append(model)
             self._draw(arm, model, decoupling, seed)
         return arm
@@ -249,4 +253,4 @@ class Builder:
     def _draw(self, arm: Arm, model: Node | None, decoupling: Decoupling, seed: int) -> None:
         node = self._generate(model, decoupling, seed, arm.summary.name)
         arm.generated.append((seed, node))
-        arm.scores.append((seed, self._score(node, self.config.metrics, arm.summary.name)))
+        arm.scores.append((seed, self.score(node, self.config.metrics, arm.summary.name)))

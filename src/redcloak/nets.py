@@ -45,9 +45,10 @@ class _Saved(nn.Module):
         """Build from ``config.json`` and load fp16 or fp32 safetensors as float32."""
         from safetensors.torch import load_file
 
-        model = cls(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        with torch.device("meta"):  # weights that are about to be replaced need no draws of the global generator
+            model = cls(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
         weights = load_file(folder / "diffusion_pytorch_model.safetensors")
-        model.load_state_dict({key: value.float() for key, value in weights.items()})
+        model.load_state_dict({key: value.float() for key, value in weights.items()}, assign=True)
         return model.eval().requires_grad_(False)
 
     def save_config(self, folder: Path) -> None:

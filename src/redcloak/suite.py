@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from redcloak.faces import FaceBackend
 
 SUITES = Path(__file__).parent / "suites"
+SLOTS = ("backbone", "clip", "restorer", "upscaler", "quality", "pixel")
 
 
 class SuiteSpec(Strict):
@@ -67,11 +68,10 @@ class Suite:
 
     def fingerprint(self, *slots: str) -> str:
         """What identifies the weights of some slots, without loading them: it enters cache keys."""
-        manifest = self._manifest
-        if manifest is None:
-            return f"{self.spec.backbone}@{self.spec.revision or 'main'}"
         roots = tuple(f"{root}/" for slot in slots for root in self._roots(slot))
-        chosen = {name: value for name, value in manifest.items() if name.startswith(roots)}
+        chosen = {name: value for name, value in self._sums.items() if name.startswith(roots)}
+        if not chosen:
+            return f"{self.spec.backbone}@{self.spec.revision or 'main'}"
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
     def _roots(self, slot: str) -> tuple[str, ...]:
@@ -91,6 +91,16 @@ class Suite:
         sums: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
         return sums
 
+    @cached_property
+    def _sums(self) -> dict[str, str]:
+        """The SHA-256 of every file of the suite's local models: as signed, or counted where nobody signed them."""
+        if self._manifest is not None:
+            return self._manifest
+        slots = [slot for slot in SLOTS if getattr(self.spec, slot)]
+        roots = sorted({root for slot in slots for root in self._roots(slot)})
+        files = [(root, path) for root in roots for path in sorted((self.folder / root).rglob("*")) if path.is_file()]
+        return {f"{root}/{path.relative_to(self.folder / root).as_posix()}": _digest(path) for root, path in files}
+
     def _checked(self, slot: str) -> Path:
         """The folder of a slot, its files verified; a :class:`UserError` where it is absent or altered."""
         where: str | None = getattr(self.spec, slot)
@@ -103,7 +113,7 @@ class Suite:
 
     def _verify(self, name: str, expected: str) -> None:
         path = self.folder / name
-        actual = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
+        actual = _digest(path) if path.is_file() else "missing"
         if actual != expected:
             raise UserError(f"suite {self.name}: {name} is damaged or missing ({path}); reinstall redcloak.")
 
@@ -180,6 +190,11 @@ class Suite:
         from redcloak.faces import VerifyFace
 
         return VerifyFace()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _noise_spread(level: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -43,7 +42,7 @@ def gaussian(images: Tensor, config: Config, context: Context, generators: Seque
 
 def blur(images: Tensor, sigma: float) -> Tensor:
     """Separable Gaussian blur of ``(N, C, H, W)`` with the given standard deviation in pixels."""
-    reach = min(math.ceil(4 * sigma), min(images.shape[-2:]) - 1)
+    reach = min(int(4 * sigma + 0.5), min(images.shape[-2:]) - 1)  # rounded as scipy rounds it
     offsets = torch.arange(-reach, reach + 1, dtype=images.dtype, device=images.device)
     kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
     kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, -1)

@@ -1,0 +1,132 @@
+"""``redcloak audit``: the whole chain, every arm, a report."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from redcloak.cli import options
+from redcloak.cli.text import aligned, document, interval
+
+if TYPE_CHECKING:
+    from redcloak.config import AuditConfig
+    from redcloak.matrix import Plan
+    from redcloak.report.model import Report
+
+SHOWN = {"identity_zero": "identity", "face_found": "face found", "quality": "quality"}
+
+
+def audit(
+    out: options.Out,
+    photos: options.Photos = None,
+    protection: Annotated[str | None, typer.Option(metavar="NAME", help="The protection to audit.")] = None,
+    already_protected: Annotated[
+        str | None,
+        typer.Option(metavar="CLEAN", help="The clean photos, where PHOTOS were protected by another tool."),
+    ] = None,
+    budget: options.Budget = None,
+    purifiers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--purifier",
+            "--purifiers",
+            metavar="CHAIN",
+            help='An arm for each chain, as in "gaussian;jpeg;restore,upscale". Repeatable; "" for none.',
+        ),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", "--seed", metavar="N,N", help="Training seeds.")] = None,
+    suite: options.Suite = None,
+    config: options.File = None,
+    settings: options.Set = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would run and for how long; run nothing.")] = False,
+    json: options.Json = False,
+    device: options.Device = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Stages that run at the same time.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where results are kept; several audits may share it.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 where a red flag was raised.")] = False,
+    open_: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
+    force: options.Force = False,
+) -> int:
+    """Audit a protection: every arm from photos to a report.
+
+    A killed audit goes on where it was when the same command is run again.
+
+    Example: redcloak audit photos --protection aspl --budget 8 --out audit
+    """
+    chosen = options.configuration(
+        config,
+        settings,
+        "protection",
+        photos=photos,
+        protection=protection,
+        already_protected=already_protected,
+        budget=budget,
+        purifiers=None if purifiers is None else [c for text in purifiers for c in text.split(";") if c.strip()],
+        seeds=options.numbers(seeds, "--seeds"),
+        suite=suite,
+        device=device,
+        workers=workers,
+    )
+    if plan:
+        found = _plan(chosen, out, store)
+        typer.echo(document(found.to_json()) if json else _planned(found))
+        return 0
+    report = _run(chosen, out, store, force)
+    typer.echo(report.to_json() if json else _told(report, out), nl=not json)
+    if open_:
+        typer.launch((out / "report.html").absolute().as_uri())
+    return 3 if strict and any(flag.severity != "info" for flag in report.flags) else 0
+
+
+def _run(config: AuditConfig, out: Path, store: Path | None, force: bool) -> Report:
+    from redcloak.audit import Audit
+    from redcloak.cli.progress import Screen
+    from redcloak.outputs import check_audit
+
+    check_audit(out, (config.photos, config.already_protected), force)
+    prepared = Audit.prepare(config, out, store)
+    with Screen(prepared.plan()) as screen:
+        return prepared.run(screen.follow)
+
+
+def _plan(config: AuditConfig, out: Path, store: Path | None) -> Plan:
+    """The plan of an audit that is prepared aside: planning makes neither the output folder nor the store."""
+    from redcloak.audit import Audit
+
+    kept = store or out / "store"
+    with tempfile.TemporaryDirectory() as aside:
+        return Audit.prepare(config, Path(aside), kept if kept.is_dir() else None).plan()
+
+
+def _planned(plan: Plan) -> str:
+    from redcloak.cli.progress import duration
+
+    rows = [("stage", "total", "cached", "to run", "each", "known from")]
+    for row in plan.rows:
+        each = "?" if row.seconds_each is None else f"{row.seconds_each:.1f} s"
+        source = {"measured": "measured", "prior": "a guess", "unknown": "nothing"}[row.source]
+        rows.append((row.stage, str(row.total), str(row.cached), str(row.missing), each, source))
+    guessed = any(row.missing and row.source != "measured" for row in plan.rows)
+    basis = "partly guessed: nothing like it was measured in this store" if guessed else "measured in this store"
+    left = f"About {duration(plan.elapsed)} with {plan.workers} workers ({duration(plan.seconds)} of work), {basis}."
+    return f"{aligned(rows)}\n\n{left if any(row.missing for row in plan.rows) else 'Nothing is left to run.'}"
+
+
+def _told(report: Report, out: Path) -> str:
+    """The verdict, the table of arms, the flags, and where the report is."""
+    titles = {arm.name: arm.title for arm in report.arms}
+    shown = [name for name in SHOWN if any(name in row.generated for row in report.rows)]
+    rows = [("", *(SHOWN[name] for name in shown))]
+    for row in report.rows:
+        cells = [row.generated.get(name) for name in shown]
+        rows.append((titles[row.arm], *(interval(cell.interval) if cell else "-" for cell in cells)))
+    flags = [f"{flag.severity}: {flag.message} [{flag.anchor}]" for flag in report.flags]
+    if flags:
+        flags.insert(0, "Red flags; docs/red-flags.md has a section for each:")
+    parts = [str(report.verdict), aligned(rows), "\n".join(flags), str(out / "report.html")]
+    return "\n\n".join(part for part in parts if part)

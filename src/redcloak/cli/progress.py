@@ -1,0 +1,210 @@
+"""What a person sees while work is done, on stderr: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import typer
+
+if TYPE_CHECKING:
+    from redcloak.api import Progress
+    from redcloak.execute import Event
+    from redcloak.matrix import Plan
+
+EVERY_SECONDS = 10.0  # between two lines about one stage where there is no terminal
+
+
+class Estimate:
+    """The seconds left of a run: the plan's expectation, corrected by what the run itself has shown.
+
+    A stage is expected to take the mean of what it took in this run and of the plan, which counts as one more
+    observation; a stage not yet met takes the plan's time by the factor that the plan was wrong so far. A running
+    stage is extrapolated from its own progress.
+    """
+
+    def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rows = {row.stage: row for row in plan.rows}
+        self.waiting = {row.stage: row.missing for row in plan.rows}
+        self.total, self.done = sum(self.waiting.values()), 0
+        self.width = plan.seconds / plan.elapsed if plan.elapsed else 1.0  # stages at the same time, on average
+        self.usual = plan.seconds / max(self.total, 1)
+        self.measured: dict[str, list[float]] = {}
+        self.running: dict[str, tuple[str, float, float]] = {}
+        self.clock = clock
+
+    def take(self, event: Event) -> None:
+        """Learn from an event."""
+        key, stage = event.node.key, event.node.stage
+        if event.kind == "started":
+            self.waiting[stage] -= 1
+            self.running[key] = stage, self.clock(), 0.0
+        elif event.kind == "progress" and key in self.running:
+            self.running[key] = *self.running[key][:2], event.done / max(event.total, 1)
+        elif event.kind in ("finished", "failed"):
+            self.running.pop(key, None)
+            self.done += 1
+        if event.kind == "finished":
+            self.measured.setdefault(stage, []).append(event.seconds)
+
+    @property
+    def guessed(self) -> bool:
+        """Whether some stage that is left was never measured, in this run or before."""
+        left = {stage for stage, count in self.waiting.items() if count} | {row[0] for row in self.running.values()}
+        return any(stage not in self.measured and self.rows[stage].source != "measured" for stage in left)
+
+    def seconds(self) -> float:
+        """The wall seconds left, as far as is known."""
+        work = sum(count * self._each(stage) for stage, count in self.waiting.items())
+        work += sum(self._rest(*row) for row in self.running.values())
+        return work / self.width
+
+    def _each(self, stage: str) -> float:
+        past = self.measured.get(stage, [])
+        return (self._planned(stage) * (1.0 if past else self._error()) + sum(past)) / (1 + len(past))
+
+    def _planned(self, stage: str) -> float:
+        return self.rows[stage].seconds_each or 0.0
+
+    def _error(self) -> float:
+        expected = self.usual + sum(self._planned(stage) * len(past) for stage, past in self.measured.items())
+        return (self.usual + sum(map(sum, self.measured.values()))) / expected if expected else 1.0
+
+    def _rest(self, stage: str, start: float, share: float) -> float:
+        spent = self.clock() - start
+        return spent * (1 - share) / share if share else max(self._each(stage) - spent, 0.0)
+
+    def __str__(self) -> str:
+        """``12/57, about 6 min left``."""
+        guess = "at a guess " if self.guessed else "about "
+        return f"{self.done}/{self.total}, {guess}{duration(self.seconds())} left"
+
+
+class Screen:
+    """The display of one command: a context that gives progress callbacks, or follows the events of a run."""
+
+    def __init__(self, plan: Plan | None = None) -> None:
+        self.estimate = Estimate(plan) if plan else None
+        self.show: Lines | Bars = Bars() if sys.stderr.isatty() else Lines()
+
+    def __enter__(self) -> Self:
+        self.show.start(self.estimate)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.show.stop()
+
+    def watch(self, label: str) -> Progress:
+        """The progress callback of a stage."""
+        self.show.begin(label, label)
+        return lambda done, total, values: self.show.update(label, done, total, values)
+
+    def follow(self, event: Event) -> None:
+        """Take an event of a run."""
+        if self.estimate and event.kind != "cached":
+            self.estimate.take(event)
+        if event.kind == "started":
+            self.show.begin(event.node.key, event.node.label)
+        elif event.kind == "progress":
+            self.show.update(event.node.key, event.done, event.total, event.values)
+        elif event.kind in ("finished", "failed"):
+            self.show.end(event.node.key, event.kind)
+
+
+class Lines:
+    """Plain lines, for logs."""
+
+    def __init__(self) -> None:
+        self.begun: dict[str, tuple[str, float, float]] = {}
+        self.estimate: Estimate | None = None
+
+    def start(self, estimate: Estimate | None) -> None:
+        """Begin; ``estimate`` is of the whole run."""
+        self.estimate = estimate
+
+    def stop(self) -> None:
+        """There is nothing to clear away."""
+
+    def begin(self, key: str, label: str) -> None:
+        """A stage starts; in a run, only its end is told."""
+        self.begun[key] = label, time.monotonic(), time.monotonic()
+        if not self.estimate:
+            typer.echo(label, err=True)
+
+    def update(self, key: str, done: int, total: int, values: Mapping[str, float]) -> None:
+        """A stage goes on: a line now and then."""
+        label, start, told = self.begun[key]
+        now = time.monotonic()
+        if now - told >= EVERY_SECONDS and done:
+            self.begun[key] = label, start, now
+            left = duration((now - start) * (total - done) / done)
+            typer.echo(f"{label}: {done}/{total}, {spoken(values)}about {left} left", err=True)
+
+    def end(self, key: str, how: str) -> None:
+        """A stage ends."""
+        label, start, _ = self.begun.pop(key)
+        spent = duration(time.monotonic() - start)
+        typer.echo(f"{label}: {spent} ({self.estimate})" if how == "finished" else f"{label}: {how}", err=True)
+
+
+class Bars:
+    """Rich's bars: one of the whole run with the time left, one for each stage that runs, with its loss."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        text, note = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[note]"))
+        self.bars = Progress(text, BarColumn(), TimeElapsedColumn(), note, console=Console(stderr=True), transient=True)
+        self.tasks: dict[str, Any] = {}
+        self.estimate: Estimate | None = None
+
+    def start(self, estimate: Estimate | None) -> None:
+        """Show the bars; with an ``estimate``, the first is that of the whole run."""
+        self.estimate = estimate
+        self.bars.start()
+        if estimate:
+            self.tasks[""] = self.bars.add_task("all stages", total=max(estimate.total, 1), note=str(estimate))
+
+    def stop(self) -> None:
+        """Take the bars away."""
+        self.bars.stop()
+
+    def begin(self, key: str, label: str) -> None:
+        """A stage starts."""
+        self.tasks[key] = self.bars.add_task(label, total=None, note="")
+        self._overall()
+
+    def update(self, key: str, done: int, total: int, values: Mapping[str, float]) -> None:
+        """A stage goes on."""
+        task = self.bars.tasks[self.bars.task_ids.index(self.tasks[key])]
+        left = f"about {duration((task.elapsed or 0.0) * (total - done) / done)} left" if done else ""
+        self.bars.update(self.tasks[key], completed=done, total=total, note=spoken(values) + left)
+        self._overall()
+
+    def end(self, key: str, how: str) -> None:
+        """A stage ends."""
+        self.bars.remove_task(self.tasks.pop(key))
+        self._overall()
+
+    def _overall(self) -> None:
+        if self.estimate:
+            self.bars.update(self.tasks[""], completed=self.estimate.done, note=str(self.estimate))
+
+
+def spoken(values: Mapping[str, float]) -> str:
+    """``loss 0.123, ``: what a stage reports of itself."""
+    return "".join(f"{name} {value:.3g}, " for name, value in values.items())
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min``, ``2 h 05 min``: as exact as an estimate deserves."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,294 @@
+"""The steps of the chain one at a time: the nodes of an audit, made in this process and put into a folder.
+
+Each step builds its node as an audit does (`arms.Builder`), so that the same photos, settings and seed give the same
+pixels in both. All take one configuration, that of an audit.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redcloak import registry
+from redcloak.api import Kind, Progress, Score, silent
+from redcloak.arms import Builder
+from redcloak.config import AuditConfig
+from redcloak.errors import UserError, unknown
+from redcloak.images import Picture, check_writable, digest, linf_on_disk, list_images, save_images, to_tensor
+from redcloak.matrix import Node
+from redcloak.outputs import deliver, workspace
+from redcloak.prompts import NONE
+from redcloak.report.model import Arm, ArmRow, summarise
+from redcloak.report.table import Row, Source, Table
+from redcloak.stages import run_stage
+from redcloak.subjects import Photos, load_subject
+from redcloak.suite import Suite
+from redcloak.suite import load as load_suite
+from redcloak.suite import names as suite_names
+
+if TYPE_CHECKING:
+    from redcloak.backbone import Backbone
+
+Watch = Callable[[str], Progress]
+Pictures = dict[str, Picture]
+PROMPTS = "prompts.json"
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+
+
+def unwatched(label: str) -> Progress:
+    """A watch that shows nothing; another gives the progress callback of a stage by its label."""
+    return silent
+
+
+def protect(config: AuditConfig, out: Path, *, watch: Watch = unwatched, force: bool = False) -> dict[str, int]:
+    """Write the protected photos as PNG files: file name -> L_inf in 8-bit steps, measured on the files.
+
+    The photos are fitted to the suite's resolution first, and L_inf is the distance to the fitted photo.
+
+    Raises:
+        UserError: whatever is wrong with the photos, the settings or the output folder.
+    """
+    step = _Step(config)
+    step.need("protect", config.protection.name)
+    with workspace(out, "protect", [config.photos], force=force) as space:
+        return step.edit(step.builder.protected, space, out, watch)
+
+
+def purify(config: AuditConfig, out: Path, *, watch: Watch = unwatched, force: bool = False) -> dict[str, int]:
+    """Write the photos after the chain ``config.red_team``: file name -> largest change in 8-bit steps.
+
+    The photos are fitted to the suite's resolution first.
+
+    Raises:
+        UserError: whatever is wrong with the photos, the settings or the output folder.
+    """
+    step = _Step(config)
+    node = step.builder.purify(step.builder.clean, config.red_team)
+    step.need("purify", *(choice.name for choice in config.red_team))
+    with workspace(out, "purify", [config.photos], force=force) as space:
+        return step.edit(node, space, out, watch)
+
+
+def personalize(
+    config: AuditConfig, out: Path, *, cdl: bool = False, watch: Watch = unwatched, force: bool = False
+) -> None:
+    """Fine-tune the suite's backbone on the photos and write a diffusers folder; class images are made first.
+
+    Raises:
+        UserError: whatever is wrong with the photos, the settings or the output folder.
+    """
+    step = _Step(config, minimum=2)
+    decoupling = config.decoupling if cdl else NONE
+    node = step.builder.personalize(step.builder.clean, decoupling, config.seeds[0], config.trainer.name)
+    step.need("personalize", config.trainer.name)
+    with workspace(out, "personalize", [config.photos], force=force) as space:
+        step.give(step.builder.clean, step.train, space)
+        deliver(step.make(node, space, watch) / "model", out, "personalize", step.facts(node))
+
+
+def generate(
+    config: AuditConfig,
+    model: str,
+    out: Path,
+    *,
+    negative: str | None = None,
+    cdl: bool = False,
+    watch: Watch = unwatched,
+    force: bool = False,
+) -> dict[str, str]:
+    """Draw ``config.images_per_prompt`` pictures of each prompt from ``model``: a diffusers folder, or a suite.
+
+    Returns:
+        File name -> prompt, as also in ``prompts.json``: the plain one, without what decoupling adds when sampling.
+
+    Raises:
+        UserError: the model is absent, damaged or a pickle, or whatever is wrong with the output folder.
+    """
+    from redcloak.generate import Sampling
+    from redcloak.generate import generate as draw
+
+    decoupling = config.decoupling if cdl else NONE
+    words = f"{config.subject.identifier} {config.subject.class_noun}"
+    prompts = [prompt.replace("{subject}", words) for prompt in config.prompts]
+    asked = [decoupling.sampling(prompt) for prompt in prompts]
+    against = decoupling.negative if negative is None else negative
+    sampling = Sampling(config.sampling_steps, config.guidance, against)
+    count, seed = config.images_per_prompt, config.seeds[0]
+    backbone = _backbone(model, config.device)
+    with workspace(out, "generate", [model], force=force) as space:
+        pictures, _ = draw(backbone, asked, count, seed, sampling, progress=watch("generate"))
+        files = save_images(space / "images", pictures)
+        plain = {file.name: prompts[index // count] for index, file in enumerate(files)}
+        (space / "images" / PROMPTS).write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+        facts = {"model": model, "prompts": asked, "count": count, "seed": seed, "sampling": asdict(sampling)}
+        deliver(space / "images", out, "generate", facts)
+    return plain
+
+
+def score(
+    config: AuditConfig,
+    images: Path,
+    out: Path,
+    *,
+    metrics: Sequence[str] = (),
+    watch: Watch = unwatched,
+    force: bool = False,
+) -> tuple[ArmRow, dict[str, Score]]:
+    """Score every picture of ``images`` against the reference ``config.photos``, and write the parquet file ``out``.
+
+    ``metrics`` are by default all that apply: those whose models the suite has; alignment where ``prompts.json`` lies
+    beside the pictures; fidelity where every picture has a reference of its name.
+
+    Returns:
+        The mean of each score with its interval over the pictures, and what each score means.
+
+    Raises:
+        UserError: whatever is wrong with the pictures, the metrics or the output file.
+    """
+    _check_table(out, force)
+    step = _Step(config, images)
+    prompts = _prompts(images)
+    chosen = tuple(metrics) or _applicable(step, prompts)
+    clean = step.builder.reference if "fidelity" in chosen else None
+    node = step.builder.score(step.builder.clean, chosen, images.name, clean)
+    step.need("metrics", *chosen)
+    with tempfile.TemporaryDirectory() as space:
+        folder = step.give(step.builder.clean, step.train, Path(space))
+        (folder / PROMPTS).write_text(json.dumps(prompts), encoding="utf-8")
+        step.give(step.builder.reference, step.reference, Path(space))
+        rows = json.loads((step.make(node, Path(space), watch) / "scores.json").read_text(encoding="utf-8"))
+    name = images.resolve().name
+    source: Source = "generated" if prompts else "photos"
+    table = Table.of(Row(config.photos, name, config.seeds[0], source, *row) for row in rows)
+    table.write(out)
+    scores = {key: one for each in chosen for key, one in registry.load("metrics", each).method.scores.items()}
+    return summarise(table, [Arm(name=name, title=name)], scores)[0], scores
+
+
+class _Step:
+    """One step: its pictures, the builder of its nodes, and the folders of the nodes that are there so far.
+
+    ``images`` are the pictures to score, with ``config.photos`` as the reference; else the photos are all there is.
+    """
+
+    def __init__(self, config: AuditConfig, images: Path | None = None, *, minimum: int = 1) -> None:
+        self.config = config.model_copy(update={"already_protected": None})
+        self.suite = load_suite(config.suite, config.device)
+        split = "reference" if images else "train"
+        self.reference = _pictures(config.photos, self.suite, split, minimum)
+        self.train = _pictures(str(images), self.suite) if images else self.reference
+        self.builder = Builder(self.config, self.suite, _photos(config.photos, self.train, self.reference))
+        self.folders: dict[str, Path] = {}
+
+    def need(self, kind: Kind, *methods: str) -> None:
+        """Load the models of some methods now, so that a missing one is told before anything is written."""
+        for slot in (slot for name in methods for slot in registry.load(kind, name).method.needs):
+            getattr(self.suite, slot)
+
+    def give(self, node: Node, pictures: Pictures, space: Path) -> Path:
+        """Put pictures where a node would have put them."""
+        folder = self.folders[node.key] = space / node.key[:16]
+        save_images(folder / "images", to_tensor(list(pictures.values())), list(pictures))
+        return folder
+
+    def make(self, node: Node, space: Path, watch: Watch) -> Path:
+        """The folder of a node, made with all that it needs."""
+        if node.key not in self.folders:
+            inputs = {name: self.make(source, space, watch) for name, source in node.inputs.items()}
+            folder = space / node.key[:16]
+            folder.mkdir()
+            run_stage(node.stage, node.config, inputs, folder, node.transport, watch(node.label))
+            self.folders[node.key] = folder
+        return self.folders[node.key]
+
+    def edit(self, node: Node, space: Path, out: Path, watch: Watch) -> dict[str, int]:
+        """Make a node that changes photos and deliver it: file name -> change in 8-bit steps."""
+        before = list_images(self.give(self.builder.clean, self.train, space) / "images")
+        images = self.make(node, space, watch) / "images"
+        change = {new.name: linf_on_disk(new, old) for new, old in zip(list_images(images), before, strict=True)}
+        deliver(images, out, node.stage, {"linf": change, **self.facts(node)})
+        return change
+
+    def facts(self, node: Node) -> dict[str, Any]:
+        """What made a node, for the record beside its files."""
+        return {"photos": self.config.photos, "suite": self.suite.name, "config": node.config}
+
+
+def _pictures(spec: str, suite: Suite, split: str = "train", minimum: int = 1) -> Pictures:
+    """By name, at the suite's resolution: every picture of a folder, or one split of a drawn subject."""
+    photos = load_subject(spec, suite.spec.resolution, minimum=minimum)
+    if spec.startswith("drawn:"):
+        return dict(zip(getattr(photos, f"{split}_names"), getattr(photos, split), strict=True))
+    names, pictures = photos.train_names + photos.reference_names, photos.train + photos.reference
+    return dict(zip(names, pictures, strict=True))
+
+
+def _photos(name: str, train: Pictures, reference: Pictures) -> Photos:
+    """Pictures in the form that a builder takes."""
+    return Photos(
+        name=name,
+        train=tuple(train.values()),
+        train_names=tuple(train),
+        reference=tuple(reference.values()),
+        reference_names=tuple(reference),
+        held_out=train is not reference,
+        digest=digest([*train.values(), *reference.values()]),
+    )
+
+
+def _applicable(step: _Step, prompts: dict[str, str]) -> tuple[str, ...]:
+    """The metrics that can say something about these pictures."""
+    same = sorted(Path(name).stem for name in step.train) == sorted(Path(name).stem for name in step.reference)
+    asks = {"alignment": bool(prompts), "fidelity": same}
+    chosen = []
+    for name in registry.names("metrics"):
+        models = [slot for slot in registry.load("metrics", name).method.needs if slot != "faces"]
+        if asks.get(name, True) and all(getattr(step.suite.spec, slot) for slot in models):
+            chosen.append(name)
+    return tuple(chosen)
+
+
+def _prompts(images: Path) -> dict[str, str]:
+    """The prompts beside generated pictures, by the name that the picture has as PNG; empty where there are none."""
+    path = images / PROMPTS
+    try:
+        words = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return {f"{Path(name).stem}.png": str(prompt) for name, prompt in words.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read: {error}; remove it to score without prompts.") from None
+
+
+def _check_table(out: Path, force: bool) -> None:
+    """Refuse an output file that is a folder, that cannot be written, or that is there and is no table of scores."""
+    if out.is_dir():
+        raise UserError(f"--out {str(out)!r} is a folder; name a file, as in {out / 'scores.parquet'}.")
+    check_writable(out.parent)
+    if out.exists() and not force:
+        try:
+            Table.read(out)
+        except UserError:
+            raise UserError(f"--out {str(out)!r} is there and holds no scores; choose another, or --force.") from None
+
+
+def _backbone(model: str, device: str) -> Backbone:
+    """The model of a suite, or of a diffusers folder."""
+    from redcloak.backbone import Backbone
+
+    path = Path(model)
+    if model in suite_names() or (path / "suite.yaml").is_file():
+        return load_suite(model, device).backbone
+    if path.is_file():
+        cause = "a pickle, which can run code when it is read" if path.suffix in PICKLES else "a single file"
+        raise UserError(f"model {model!r} is {cause}; convert it to a diffusers folder of safetensors.")
+    if not path.is_dir():
+        raise unknown("model", model, suite_names(), "Or give a diffusers folder.")
+    try:
+        return Backbone.load(path, device)
+    except UserError:
+        raise
+    except Exception as error:  # loaders raise anything on a damaged folder
+        raise UserError(f"model {model!r} cannot be read: {type(error).__name__}: {error}.") from None

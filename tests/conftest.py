@@ -1,0 +1,178 @@
+"""A whole suite with random weights, smaller than the shipped one, written once a session and loaded like any other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from redcloak.api import Context
+from redcloak.backbone import Backbone
+from redcloak.images import to_tensor
+from redcloak.portraits import subject
+from redcloak.suite import Suite
+
+RECIPES = Path(__file__).parents[1] / "recipes" / "tiny"
+SPEC = """\
+name: small
+title: random weights
+resolution: 64
+backbone: .
+clip: clip
+restorer: restorer
+upscaler: upscaler
+quality: quality
+defaults:
+  dreambooth: {steps: 7, batch: 2}
+"""
+
+
+@pytest.fixture(scope="session")
+def suite_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The suite's folder, its files signed in a manifest. Do not change it: copy it."""
+    folder = tmp_path_factory.mktemp("small")
+    with torch.random.fork_rng(devices=[]), pytest.MonkeyPatch.context() as patch:
+        torch.manual_seed(0)
+        patch.syspath_prepend(str(RECIPES))
+        _write_backbone(folder)
+        _write_rest(folder)
+    (folder / "suite.yaml").write_text(SPEC)
+    sign(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def suite(suite_folder: Path) -> Suite:
+    return Suite(suite_folder)
+
+
+@pytest.fixture
+def backbone(suite: Suite) -> Iterator[Backbone]:
+    """The suite's backbone; it must be handed back as it was."""
+    before = checksum(suite.backbone)
+    yield suite.backbone
+    assert checksum(suite.backbone) == before, "the test left another backbone behind"
+
+
+@pytest.fixture
+def context(suite: Suite, class_images: Tensor) -> Context:
+    return Context(suite, class_images=class_images)
+
+
+@pytest.fixture(scope="session")
+def photos() -> Tensor:
+    """Three photos of one drawn person on the 8-bit lattice, some of their pixels black, some white."""
+    images = to_tensor(subject(2, shots=3))
+    images[..., :4, :4], images[..., -4:, :4] = 0, 1
+    return images
+
+
+@pytest.fixture(scope="session")
+def wide(photos: Tensor) -> Tensor:
+    """Three photos that are not square, 48 pixels high and 72 wide."""
+    return torch.cat([photos, photos.flip(-1)], -1)[..., 8:56, 20:92].contiguous()
+
+
+@pytest.fixture(scope="session")
+def class_images() -> Tensor:
+    return to_tensor([subject(number, shots=1)[0] for number in (5, 6)])
+
+
+def checksum(backbone: Backbone) -> str:
+    """Every weight, and whether it takes gradients or holds one."""
+    total = hashlib.sha256()
+    for part in (backbone.vae, backbone.unet, backbone.text_encoder):
+        for name, value in part.named_parameters():
+            total.update(f"{name} {value.requires_grad} {value.grad is None}".encode())
+            total.update(value.detach().numpy().tobytes())
+    return total.hexdigest()
+
+
+def sign(folder: Path) -> None:
+    """Write the manifest that a suite is checked against."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent != folder]
+    sums = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    (folder / "manifest.json").write_text(json.dumps(sums))
+
+
+def _write_backbone(folder: Path) -> None:
+    from build_tokenizer import build
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    tokenizer = build(folder / "tokenizer")
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 16, 16),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=64,
+        scaling_factor=0.7,
+        mid_block_add_attention=False,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=2,
+        cross_attention_dim=32,
+        norm_num_groups=4,
+    )
+    vae.save_pretrained(folder / "vae")
+    unet.save_pretrained(folder / "unet")
+    CLIPTextModel(_text_config(tokenizer)).save_pretrained(folder / "text_encoder")
+    DDPMScheduler(1000, 0.00085, 0.012, "scaled_linear", clip_sample=False).save_pretrained(folder / "scheduler")
+
+
+def _write_rest(folder: Path) -> None:
+    from safetensors.torch import save_file
+    from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+    from redcloak.nets import ImageTower, Quality, Restorer, Upscaler
+
+    parts = {
+        "clip/image": ImageTower(width=8, dimension=16),
+        "restorer": Restorer(width=8, depth=1),
+        "upscaler": Upscaler(width=8, depth=1),
+        "quality": Quality(width=8),
+    }
+    for name, model in parts.items():
+        (folder / name).mkdir(parents=True)
+        model.save_config(folder / name)
+        save_file(_stirred(model).state_dict(), folder / name / "diffusion_pytorch_model.safetensors")
+    text = CLIPTextModelWithProjection(_text_config(CLIPTokenizer.from_pretrained(folder / "tokenizer")))
+    text.save_pretrained(folder / "clip" / "text")
+
+
+def _text_config(tokenizer):
+    from transformers import CLIPTextConfig
+
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=tokenizer.model_max_length,
+        projection_dim=16,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+
+
+def _stirred(model: nn.Module) -> nn.Module:
+    """The layers that start at zero, so that the network starts as the identity, are given something to do."""
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+    return model

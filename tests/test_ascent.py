@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from torch import Tensor
+
+from redcloak.api import Budget
+from redcloak.ascent import ascend, constant, decaying, direction, project, quantise, random_start
+from redcloak.backbone import Backbone
+from redcloak.objectives import denoising, encoder_distance, value_and_gradient
+from redcloak.rng import generators
+
+ELEVEN = Budget.of_255(11)
+SHAPE = (1, 3, 4, 4)
+PHOTOS = arrays.arrays(np.uint8, SHAPE, elements=st.sampled_from([0, 1, 2, 127, 128, 253, 254, 255]))
+FLOATS = arrays.arrays(np.float32, SHAPE, elements=st.floats(-1, 2, width=32))
+BUDGETS = st.integers(1, 64) | st.floats(1, 64, width=32)
+
+
+def towards(goal: Tensor):
+    """A loss with a known gradient: ``goal - x``."""
+    return lambda images, _: -0.5 * (images - goal).pow(2).flatten(1).sum(1)
+
+
+def spread(images: Tensor) -> Tensor:
+    return (torch.arange(images.numel()).reshape(images.shape) % 7) / 6
+
+
+@settings(deadline=None, max_examples=200)
+@given(PHOTOS, FLOATS, BUDGETS)
+def test_the_nearest_picture_of_the_lattice_inside_the_ball(clean, images, budget):
+    result = quantise(torch.from_numpy(images), torch.from_numpy(clean).float() / 255, Budget.of_255(budget))
+    levels = result.numpy() * 255
+    assert np.abs(levels - levels.round()).max() < 1e-4
+    assert np.abs(levels.round() - clean).max() <= budget
+    distance = np.abs(np.arange(256) - images[..., None].astype(float) * 255)
+    distance[np.abs(np.arange(256) - clean[..., None].astype(int)) > budget] = np.inf
+    reached = np.abs(levels.round() - images.astype(float) * 255)
+    assert (reached <= distance.min(-1) + 1e-3).all()
+
+
+@settings(deadline=None, max_examples=100)
+@given(PHOTOS, FLOATS, BUDGETS)
+def test_on_the_lattice_once_is_on_the_lattice_for_good(clean, images, budget):
+    origin, ball = torch.from_numpy(clean).float() / 255, Budget.of_255(budget)
+    once = quantise(torch.from_numpy(images), origin, ball)
+    assert torch.equal(quantise(once, origin, ball), once)
+    assert torch.equal(quantise(origin, origin, ball), origin)
+
+
+@settings(deadline=None, max_examples=100)
+@given(PHOTOS, FLOATS, BUDGETS)
+def test_projection_stays_in_the_ball_and_moves_no_further_than_it_must(clean, images, budget):
+    origin, free, ball = torch.from_numpy(clean).float() / 255, torch.from_numpy(images), Budget.of_255(budget)
+    result = project(free, origin, ball)
+    low, high = (origin - ball.radius).clamp_min(0), (origin + ball.radius).clamp_max(1)
+    assert torch.equal(result, torch.from_numpy(np.clip(images, low.numpy(), high.numpy())))
+
+
+def test_a_random_start_is_uniform_in_the_ball_and_each_picture_s_own():
+    clean = torch.full((4, 3, 40, 40), 0.5)
+    start = random_start(clean, ELEVEN, generators(0, "s", 4))
+    offset = (start - clean) / ELEVEN.radius
+    assert offset.abs().max() <= 1 + 1e-5
+    assert torch.histc(offset, 4, -1, 1).div(offset.numel()).sub(0.25).abs().max() < 0.02
+    assert torch.equal(random_start(clean[2:3], ELEVEN, generators(0, "s", 4)[2:3]), start[2:3])
+
+
+def test_the_direction_of_a_step():
+    gradient = torch.tensor([[3.0, -1.0, 0.0], [-0.002, 0.001, 0.0], [0.0, 0.0, 0.0]]).view(3, 1, 1, 3)
+    assert direction(gradient, "sign").flatten(1).tolist() == [[1, -1, 0], [-1, 1, 0], [0, 0, 0]]
+    expected = torch.tensor([[1, -1 / 3, 0], [-1, 0.5, 0], [0, 0, 0]])
+    assert torch.allclose(direction(gradient, "normalised").flatten(1), expected)
+
+
+def test_the_schedules():
+    assert [constant(step, 10) for step in range(3)] == [1, 1, 1]
+    rates = [decaying(step, 100) for step in range(100)]
+    assert rates[0] == 1
+    assert rates[99] == pytest.approx(0.0199)
+    assert np.allclose(np.diff(rates), -0.0099)
+
+
+@pytest.mark.parametrize("rule", ["sign", "normalised"])
+def test_the_path_is_the_closed_form(rule):
+    """Three steps on a quadratic, whose gradient is known without autograd."""
+    clean = torch.full((2, 3, 4, 4), 0.5)
+    goal, budget, size = spread(clean), Budget(0.2), 0.07
+    expected = clean.numpy().astype(np.float64)
+    for step in range(3):
+        slope = goal.numpy() - expected
+        move = np.sign(slope) if rule == "sign" else slope / np.abs(slope).max(axis=(1, 2, 3), keepdims=True)
+        expected = np.clip(expected + size * decaying(step, 3) * move, 0.3, 0.7)
+    result = ascend(
+        clean,
+        clean,
+        towards(goal),
+        generators(0, "x", 2),
+        budget=budget,
+        step_size=size,
+        steps=3,
+        rule=rule,
+        schedule=decaying,
+    )
+    assert np.abs(result.numpy() - expected).max() < 1e-5
+
+
+def test_the_loss_is_told_and_rises():
+    clean, told = torch.full(SHAPE, 0.5), []
+    ascend(
+        clean, clean, towards(spread(clean)), generators(0, "x", 1), budget=Budget(0.3), step_size=0.02, steps=5,
+        progress=lambda done, total, values: told.append((done, total, values["loss"])),
+    )  # fmt: skip
+    assert [row[:2] for row in told] == [(step, 5) for step in range(1, 6)]
+    assert told[0][2] == pytest.approx(float(towards(spread(clean))(clean, None)))
+    losses = [row[2] for row in told]
+    assert losses == sorted(losses)
+
+
+def explicit_denoising(backbone: Backbone, image: Tensor, prompt: str, stream: torch.Generator) -> Tensor:
+    """The loss of one picture, written from the formulas, one draw."""
+    posterior = backbone.vae.encode(2 * image - 1).latent_dist
+    z = (posterior.mean + posterior.std * torch.randn(posterior.mean.shape[1:], generator=stream)) * 0.7
+    time = torch.randint(0, 1000, (1,), generator=stream)
+    noise = torch.randn(z.shape[1:], generator=stream)
+    power = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square().neg().add(1).cumprod(0)[time]
+    words = backbone.tokenizer(prompt, padding="max_length", return_tensors="pt").input_ids
+    guess = backbone.unet(power.sqrt() * z + (1 - power).sqrt() * noise, time, backbone.text_encoder(words)[0]).sample
+    return (guess - noise).square().mean()
+
+
+def explicit_step(image: Tensor, clean: Tensor, loss) -> tuple[Tensor, Tensor]:
+    leaf = image.clone().requires_grad_(True)
+    gradient = torch.autograd.grad(loss(leaf), leaf)[0]
+    moved = image + 2 / 255 * gradient.sign()
+    return moved.clamp(clean - 11 / 255, clean + 11 / 255).clamp(0, 1), gradient
+
+
+def test_one_step_on_the_denoising_loss_is_the_step_of_the_formula(backbone: Backbone, photos: Tensor):
+    start = random_start(photos, ELEVEN, generators(5, "s", 3))
+    objective = denoising(backbone, "a photo of person")
+    result = ascend(start, photos, objective, generators(0, "x", 3), budget=ELEVEN, step_size=2 / 255, steps=1)
+    for index, stream in enumerate(generators(0, "x", 3)):
+        one = slice(index, index + 1)
+        expected, gradient = explicit_step(
+            start[one], photos[one], lambda leaf, s=stream: explicit_denoising(backbone, leaf, "a photo of person", s)
+        )
+        certain = gradient.abs() > 1e-4 * gradient.abs().max()  # the sign of nothing is anybody's guess
+        assert certain.float().mean() > 0.98
+        assert torch.allclose(result[one][certain], expected[certain], atol=1e-6)
+
+
+def test_one_step_of_photoguard_is_the_step_of_the_formula(backbone: Backbone, photos: Tensor):
+    start = random_start(photos, ELEVEN, generators(5, "s", 3))
+    goal = torch.full((3, 4, 16, 16), 0.2)
+    objective = encoder_distance(backbone, goal)
+    result = ascend(start, photos, objective, generators(0, "x", 3), budget=ELEVEN, step_size=2 / 255, steps=1)
+    for index in range(3):
+        one = slice(index, index + 1)
+        expected, gradient = explicit_step(
+            start[one],
+            photos[one],
+            lambda leaf: -(backbone.vae.encode(2 * leaf - 1).latent_dist.mean * 0.7 - 0.2).norm(),
+        )
+        certain = gradient.abs() > 1e-4 * gradient.abs().max()
+        assert torch.allclose(result[one][certain], expected[certain], atol=1e-6)
+
+
+def test_away_is_the_opposite_of_towards(backbone: Backbone, photos: Tensor):
+    goal = torch.zeros(3, 4, 16, 16)
+    near, near_slope = value_and_gradient(encoder_distance(backbone, goal), photos, [])
+    far, far_slope = value_and_gradient(encoder_distance(backbone, goal, towards=False), photos, [])
+    assert torch.equal(near, -far)
+    assert torch.equal(near_slope, -far_slope)
+
+
+def test_draws_are_averaged_and_come_from_one_pass_of_the_encoder(backbone: Backbone, photos: Tensor):
+    streams = generators(0, "x", 3)
+    loss = denoising(backbone, "a photo", draws=3)(photos, streams)
+    streams = generators(0, "x", 3)
+    latents, words = backbone.encode(photos, streams), backbone.embed(["a photo"] * 3)
+    expected = sum(backbone.denoising_loss(latents, words, streams) for _ in range(3)) / 3
+    assert torch.allclose(loss, expected, rtol=1e-5)

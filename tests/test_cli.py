@@ -1,0 +1,496 @@
+"""The command line through its own door, on a suite of random weights that is made here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from redcloak.cli import main
+from redcloak.images import linf_on_disk, list_images, read_image, save_images, to_tensor
+from redcloak.suite import SUITES
+
+VERBS = ("audit", "protect", "purify", "personalize", "generate", "score", "list", "show", "doctor")
+HEAVY = ("torch", "diffusers", "transformers", "matplotlib", "pyarrow", "scipy", "cv2", "numpy", "yaml")
+QUICK = [
+    "--set", "images_per_prompt=2", "--set", "sampling_steps=2", "--set", "class_images=2",
+    "--set", "dreambooth.steps=2", "--set", "dreambooth.batch=1", "--set", "aspl.rounds=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A suite folder of the right classes with random weights."""
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from safetensors.torch import save_file
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    from redcloak.backbone import Backbone
+    from redcloak.nets import Quality, Restorer, Upscaler
+
+    folder = tmp_path_factory.mktemp("suite") / "random"
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(SUITES / "tiny" / "tokenizer")
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 16), norm_num_groups=4, sample_size=64, mid_block_add_attention=False,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=16, block_out_channels=(16, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=16,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=2,
+    )  # fmt: skip
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=32, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    Backbone(vae, unet, CLIPTextModel(text), tokenizer, DDIMScheduler(), torch.device("cpu")).save(folder)
+    nets = {"restorer": Restorer(8, 1), "upscaler": Upscaler(8, 1), "quality": Quality(8)}
+    for name, net in nets.items():
+        (folder / name).mkdir()
+        net.save_config(folder / name)
+        save_file(net.state_dict(), folder / name / "diffusion_pytorch_model.safetensors")
+    spec = {"name": "random", "title": "random weights", "resolution": 64, "backbone": ".", **{n: n for n in nets}}
+    (folder / "suite.yaml").write_text(yaml.safe_dump(spec))
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from redcloak.portraits import subject
+
+    folder = tmp_path_factory.mktemp("me") / "photos"
+    save_images(folder, to_tensor(subject(1, shots=4)))
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def spawn(*arguments: str, **more: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "redcloak", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+
+
+# --- help -------------------------------------------------------------------------------------------------------------
+
+
+def test_help_imports_nothing_heavy():
+    probe = f"""
+import contextlib, io, sys
+from redcloak.cli import main
+for words in {[["--help"], *([verb, "--help"] for verb in VERBS), ["--version"]]!r}:
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        assert main(words) == 0, words
+    assert len(words) == 1 or "Example: redcloak " + words[0] in text.getvalue(), words
+print(*[name for name in {HEAVY!r} if name in sys.modules])
+"""
+    found = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True)
+    assert found.stdout.split() == []
+
+
+def test_list_imports_no_torch():
+    probe = "import sys; from redcloak.cli import main; main(['list']); print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True)
+    assert found.stdout.splitlines()[-1] == "False"
+    assert "  aspl " in found.stdout
+    assert "  tiny " in found.stdout
+
+
+def test_list_of_one_kind(capsys):
+    assert run("list", "purifiers", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["purifiers"]["jpeg"].startswith("JPEG")
+    assert run("list", "purifers") == 2
+    assert "did you mean 'purifiers'" in capsys.readouterr().err
+
+
+def test_show_a_method(capsys, suite):
+    assert run("show", "jpeg") == 0
+    shown = capsys.readouterr().out
+    assert ">= 1, <= 95" in shown
+    assert "Apache-2.0" in shown
+    assert run("show", "aspl", "--json") == 0
+    (aspl,) = json.loads(capsys.readouterr().out)
+    assert aspl["suite_defaults"]["rounds"] != aspl["settings"]["properties"]["rounds"]["default"]
+    assert run("show", suite) == 0
+    assert "random weights" in capsys.readouterr().out
+
+
+def test_show_every_method_of_one_name(capsys):
+    assert run("show", "none") == 0
+    shown = capsys.readouterr().out
+    assert "none (protection)" in shown
+    assert "none (purifier)" in shown
+
+
+def test_doctor_tells_what_is_broken(capsys, monkeypatch, tmp_path):
+    from redcloak import doctor
+
+    folder = tmp_path / "suites" / "tiny"
+    shutil.copytree(SUITES / "tiny" / "tokenizer", folder / "tokenizer")
+    shutil.copy(SUITES / "tiny" / "suite.yaml", folder)
+    name = next(path.name for path in (folder / "tokenizer").iterdir())
+    sums = {f"tokenizer/{name}": doctor._digest(folder / "tokenizer" / name)}
+    (folder / "manifest.json").write_text(json.dumps(sums))
+    monkeypatch.setattr("redcloak.suite.SUITES", folder.parent)
+    assert run("doctor", "--json") == 0
+    assert {"name": "suite tiny", "found": "1 files verified", "advice": "", "essential": True} in json.loads(
+        capsys.readouterr().out
+    )
+    (folder / "tokenizer" / name).write_text("altered")
+    assert run("doctor") == 1
+    assert f"tokenizer/{name} is damaged" in capsys.readouterr().out
+
+
+# --- single steps -----------------------------------------------------------------------------------------------------
+
+
+def test_the_chain_step_by_step(here: Path, suite, photos, capsys):
+    common = ["--suite", suite, "--set", "class_images=2", "--set", "sampling_steps=2"]
+    assert run("protect", photos, "--with", "aspl", "--budget", "4", "--set", "rounds=1", *common, "--out", "p") == 0
+    assert "000.png  4/255" in capsys.readouterr().out
+    for before, after in zip(list_images(Path(photos)), list_images(here / "p"), strict=True):
+        assert 0 < linf_on_disk(before, after) <= 4
+    assert run("purify", "p", "--with", "restore,jpeg", "--set", "jpeg.quality=5", *common, "--out", "q", "--json") == 0
+    assert set(json.loads(capsys.readouterr().out)["linf"]) == {path.name for path in list_images(here / "p")}
+    assert run("personalize", "q", "--cdl", "--set", "steps=2", *common, "--out", "model") == 0
+    made = json.loads((here / "model" / "redcloak.json").read_text())["config"]
+    assert made["decoupling"]["train_suffix"]
+    assert made["method"]["settings"]["steps"] == 2
+    prompt = "a photo of sks person"
+    assert run("generate", "model", "--prompt", prompt, "-n", "3", "--steps", "2", "--cdl", "--out", "drawn") == 0
+    assert json.loads((here / "drawn" / "prompts.json").read_text()) == {f"00{i}.png": prompt for i in range(3)}
+    capsys.readouterr()
+    assert run("score", "drawn", "--reference", photos, "--suite", suite, "--out", "s.parquet", "--json") == 0
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    assert set(scores) == {"identity", "identity_zero", "face_found", "quality"}
+    assert scores["quality"]["n"] == 3
+    assert run("score", "p", "--reference", photos, "--suite", suite, "--out", "s.parquet") == 0
+    assert "L_inf" in capsys.readouterr().out
+    assert sorted(os.listdir(here)) == ["drawn", "model", "p", "q", "s.parquet"]
+
+
+def test_a_step_gives_the_pixels_of_the_audit(here: Path, suite, photos):
+    from redcloak.audit import Audit
+    from redcloak.config import AuditConfig
+
+    common = ["--suite", suite, "--set", "class_images=0"]
+    assert run("protect", photos, "--with", "random_noise", *common, "--out", "p") == 0
+    config = AuditConfig(photos=photos, suite=suite, class_images=0, protection="random_noise")
+    from redcloak.execute import run as execute
+
+    audit = Audit.prepare(config, here / "audit")
+    node = next(arm.photos for arm in audit.arms if arm.summary.name == "protected")
+    execute(audit.graph, audit.store, "redcloak.stages:run_stage", [node])
+    pairs = zip(list_images(here / "p"), list_images(audit.store.path(node.key) / "images"), strict=True)
+    assert all(linf_on_disk(*pair) == 0 for pair in pairs)
+
+
+def test_a_suite_draws_too(here: Path, suite):
+    assert run("generate", suite, "-n", "1", "--steps", "2", "--seed", "3", "--out", "drawn") == 0
+    assert len(list_images(here / "drawn")) == 2  # the two prompts of the configuration
+
+
+def test_an_output_of_the_same_verb_is_replaced_and_nothing_else(here: Path, photos, capsys):
+    assert run("purify", photos, "--with", "none", "--out", "out") == 0
+    Path("few").mkdir()
+    shutil.copy(list_images(Path(photos))[0], "few/only.png")
+    (here / "out" / "mine.txt").write_text("kept")
+    assert run("purify", "few", "--with", "none", "--out", "out") == 0
+    assert sorted(os.listdir("out")) == ["mine.txt", "only.png", "redcloak.json"]
+    capsys.readouterr()
+    assert run("protect", "few", "--with", "random_noise", "--out", "out") == 2
+    assert "did not write it" in capsys.readouterr().err
+    assert run("protect", "few", "--with", "random_noise", "--out", "out", "--force") == 0
+    assert linf_on_disk(Path("few/only.png"), Path("out/only.png")) == 11
+
+
+def test_a_record_cannot_reach_outside_its_folder(here: Path, photos):
+    assert run("purify", photos, "--with", "none", "--out", "out") == 0
+    Path("precious").write_text("kept")
+    record = json.loads(Path("out/redcloak.json").read_text())
+    Path("out/redcloak.json").write_text(json.dumps(record | {"files": ["../precious", "..", "", 3]}))
+    assert run("purify", photos, "--with", "none", "--out", "out") == 0
+    assert Path("precious").read_text() == "kept"
+
+
+def odd_pictures(folder: Path) -> None:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    colour = Image.fromarray(rng.integers(0, 256, (80, 60, 3), dtype=np.uint8))
+    colour.convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(rng.integers(0, 65536, (64, 64), dtype=np.uint16)).save(folder / "deep.png")
+    colour.quantize(16).save(folder / "palette.png")
+    colour.convert("RGBA").save(folder / "alpha.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    colour.save(folder / "turned.jpg", exif=exif)
+    colour.save(folder / "moving.gif", save_all=True, append_images=[colour.rotate(90)])
+
+
+def test_pictures_of_every_kind(here: Path):
+    odd_pictures(here / "odd")
+    assert run("purify", "odd", "--with", "jpeg", "--out", "out") == 0
+    stems = {path.stem for path in (here / "odd").iterdir()}
+    assert {path.stem for path in list_images(here / "out")} == stems
+    assert {read_image(path).shape for path in list_images(here / "out")} == {(64, 64, 3)}
+
+
+# --- the audit --------------------------------------------------------------------------------------------------------
+
+
+def small(suite: str, photos: str, *more: str) -> list[str]:
+    plain = ["--suite", suite, "--seeds", "0", "--workers", "1", "--purifiers", "jpeg"]
+    return ["audit", photos, "--out", "out", *plain, *QUICK, "--set", "metrics=[identity, quality]", *more]
+
+
+def test_a_plan_makes_nothing(here: Path, suite, photos, capsys):
+    assert run(*small(suite, photos, "--plan", "--json")) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["seconds"] > 0
+    assert {row["cached"] for row in plan["rows"]} == {0}
+    assert {row["source"] for row in plan["rows"]} <= {"prior", "unknown"}
+    assert os.listdir(here) == []
+
+
+def test_an_audit(here: Path, suite, photos, capsys):
+    assert run(*small(suite, photos, "--strict")) == 3  # random weights learn nobody
+    told = capsys.readouterr()
+    assert told.out.startswith("Undecided")
+    assert told.out.rstrip().endswith("report.html")
+    assert "critical: " in told.out
+    assert "personalize: red_team" in told.err
+    assert run(*small(suite, photos, "--plan")) == 0
+    assert "Nothing is left to run" in capsys.readouterr().out
+    assert run("audit", "--config", "out/audit.yaml", "--out", "out", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["config"]["trainer"]["settings"] == {"steps": 2, "batch": 1}
+    assert [arm["name"] for arm in report["arms"]][-3:] == ["protected+jpeg", "red_team", "clean+red_team"]
+
+
+def test_flags_override_the_file_and_set_overrides_both(photos):
+    from redcloak.cli.options import configuration
+
+    file = Path("audit.yaml")
+    file.write_text("{photos: x, budget: 5, protection: {name: aspl, rounds: 7}, seeds: [3]}")
+    config = configuration(
+        file, ["step-size=2e-1", "jpeg.quality=9", "subject.class_noun=dog"], "protection", photos=photos, seeds=None
+    )
+    assert (config.photos, config.budget, config.seeds) == (photos, 5, (3,))
+    assert config.protection.settings == {"rounds": 7, "step_size": "2e-1"}
+    assert config.purifiers[1][0].settings == {"quality": 9}
+    assert config.subject.class_noun == "dog"
+
+
+def test_purifiers_are_chains(suite, photos, capsys):
+    options = ["--purifier", "jpeg;restore,upscale", "--purifier", "gaussian", "--plan", "--json"]
+    assert run(*small(suite, photos, *options)) == 0
+    rows = {row["stage"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert rows["purify"]["total"] == 5  # jpeg, restore+upscale, gaussian, and the red team's of two sources
+    assert run(*small(suite, photos, "--purifiers", "", "--plan", "--json")) == 0
+
+
+def test_the_estimate_follows_what_it_sees():
+    from redcloak.cli.progress import Estimate
+    from redcloak.execute import Event
+    from redcloak.matrix import Graph, Plan, Row
+
+    rows = (Row("train", 3, 0, 3, 10.0, "prior"), Row("draw", 2, 0, 2, 5.0, "measured"))
+    now = [0.0]
+    estimate = Estimate(Plan(rows, 40.0, 40.0, 1), lambda: now[0])
+    nodes = [Graph().add("train", {"seed": seed}) for seed in range(3)]
+    assert estimate.seconds() == 40
+    assert "0/5, at a guess 40 s" in str(estimate)
+    estimate.take(Event("started", nodes[0]))
+    now[0] = 20.0
+    estimate.take(Event("progress", nodes[0], 1, 2))
+    assert estimate.seconds() == 20 + 2 * 10 + 2 * 5
+    now[0] = 40.0
+    estimate.take(Event("finished", nodes[0], seconds=40.0))
+    slower = (8 + 40) / (8 + 10)  # eight seconds is the plan's mean stage
+    assert estimate.seconds() == pytest.approx(2 * (10 + 40) / 2 + 2 * 5 * slower)
+    assert str(estimate).startswith("1/5, about")
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+def huge_png(path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+
+
+@pytest.fixture
+def bad(here: Path, suite, photos, tmp_path_factory) -> Path:
+    """A folder of everything that can be wrong."""
+    folder = tmp_path_factory.mktemp("bad")
+    for name in ("empty", "text", "cut", "huge", "one", "hub"):
+        (folder / name).mkdir()
+    first = list_images(Path(photos))[0]
+    (folder / "text" / "a.png").write_text("not a picture")
+    with Image.open(first) as picture:
+        picture.convert("RGB").save(folder / "whole.jpg")
+    whole = (folder / "whole.jpg").read_bytes()
+    (folder / "cut" / "a.jpg").write_bytes(whole[: len(whole) // 2])
+    huge_png(folder / "huge" / "a.png")
+    for name in ("text", "cut", "huge", "one"):
+        shutil.copy(first, folder / name / "sound.png")
+    (folder / "unknown.yaml").write_text("photoz: x")
+    (folder / "broken.yaml").write_text("photos: [")
+    (folder / "word.yaml").write_text("photos")
+    spec = {"name": "away", "title": "elsewhere", "resolution": 64, "backbone": "nobody/no-such-model"}
+    (folder / "hub" / "suite.yaml").write_text(yaml.safe_dump(spec))
+    shutil.copytree(suite, folder / "pickle")
+    (folder / "pickle" / "suite.yaml").unlink()
+    weights = folder / "pickle" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    (folder / "model.ckpt").write_bytes(b"pickle")
+    return folder
+
+
+MISTAKES = {
+    "an empty folder": ("purify {bad}/empty --with jpeg", "holds no picture"),
+    "an empty folder, audited": ("audit {bad}/empty", "holds no picture"),
+    "no folder": ("purify {bad}/nowhere --with jpeg", "No such file"),
+    "text named png": ("purify {bad}/text --with jpeg", "text/a.png' is not PNG"),
+    "a truncated JPEG": ("protect {bad}/cut --with random_noise", "cut/a.jpg' cannot be read"),
+    "a huge PNG": ("purify {bad}/huge --with jpeg", "is 30000x30000, over 64 million pixels"),
+    "a huge PNG, audited": ("audit {bad}/huge", "is 30000x30000, over 64 million pixels"),
+    "one photo, audited": ("audit {bad}/one --suite {suite}", "1 photo found, DreamBooth needs at least 2"),
+    "one photo, learnt": ("personalize {bad}/one --suite {suite}", "1 photo found, DreamBooth needs at least 2"),
+    "no photos": ("audit", "PHOTOS is missing"),
+    "no reference": ("score {photos}", "--reference is missing"),
+    "unknown protection": ("audit {photos} --protection asppl --suite {suite}", "did you mean 'aspl'?"),
+    "unknown purifier": ("purify {photos} --with jpg", "unknown purifier 'jpg': did you mean 'jpeg'?"),
+    "unknown trainer": ("personalize {photos} --with dreamboth", "did you mean 'dreambooth'?"),
+    "unknown metric": ("score {photos} --reference {photos} --metric idenity", "did you mean 'identity'"),
+    "unknown verb": ("adit {photos}", "No such command 'adit'"),
+    "unknown option": ("audit {photos} --bugdet 3", "--bugdet"),
+    "no number": ("audit {photos} --budget much", "--budget"),
+    "budget 0": ("audit {photos} --budget 0", "budget = 0.0: Input should be greater than or equal to 1"),
+    "budget 300": ("protect {photos} --budget 300", "budget = 300.0: Input should be less than or equal to 64"),
+    "seeds in words": ("audit {photos} --seeds one", "--seeds 'one': write whole numbers"),
+    "a seed twice": ("audit {photos} --seeds 1,1 --suite {suite}", "names a seed twice"),
+    "unknown setting": (
+        "purify {photos} --with jpeg --set qualty=3",
+        "unknown setting 'qualty': did you mean 'quality'?",
+    ),
+    "a setting of nobody": (
+        "audit {photos} --set jpg.quality=3",
+        "unknown method in --set 'jpg': did you mean 'jpeg'?",
+    ),
+    "a setting of two": ("purify {photos} --with restore,upscale --set shrink=2", "upscale.shrink=..."),
+    "no setting": ("purify {photos} --with jpeg --set quality", "write it as name=value"),
+    "a setting that is not YAML": ("purify {photos} --with jpeg --set quality=[", "not YAML"),
+    "unknown suite": ("audit {photos} --suite tinny", "unknown suite 'tinny': did you mean 'tiny'?"),
+    "a suite elsewhere": ("protect {photos} --suite {bad}/hub", "not on this machine and the network is off"),
+    "a model elsewhere": ("generate {bad}/hub", "not on this machine and the network is off"),
+    "a device elsewhere": ("protect {photos} --device cuda:77 --suite {suite}", "device = 'cuda:77'"),
+    "a pickle": ("generate {bad}/model.ckpt", "is a pickle, which can run code"),
+    "a pickle inside": ("generate {bad}/pickle", "diffusion_pytorch_model.bin is a pickle, which can run code"),
+    "no model": ("generate {bad}/nowhere", "unknown model"),
+    "no diffusers folder": ("generate {photos}", "not a diffusers folder"),
+    "unknown key": ("audit --config {bad}/unknown.yaml", "unknown setting 'photoz': did you mean 'photos'?"),
+    "no YAML": ("audit --config {bad}/broken.yaml", "cannot read the configuration"),
+    "no mapping": ("purify --config {bad}/word.yaml", "a configuration is a mapping"),
+    "no configuration": ("purify --config {bad}/nothing.yaml", "No such file"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line(mistake: str, here: Path, bad: Path, suite, photos, capsys):
+    line, said = MISTAKES[mistake]
+    arguments = [word.format(bad=bad, suite=suite, photos=photos) for word in line.split()]
+    assert run(*arguments, "--out", "out") == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("error: ")
+    assert said in told.err
+    assert told.err.count("\n") == 1
+    assert os.listdir(here) == []
+
+
+@pytest.mark.parametrize("verb", ["audit", "protect", "purify", "personalize"])
+def test_an_output_that_cannot_be(verb: str, here: Path, suite, photos, capsys):
+    (here / "file").write_text("in the way")
+    shutil.copytree(photos, here / "photos")
+    (here / "full").mkdir()
+    (here / "full" / "thesis.txt").write_text("mine")
+    for out, said in {
+        "file": "a file is in the way",
+        "file/below": "a file is in the way",
+        "photos": "it is or holds the input",
+        ".": "it is or holds the input",
+        "full": "not empty",
+    }.items():
+        extra = ["--set", "class_images=0"] if verb == "protect" else []
+        assert run(verb, "photos", "--suite", suite, "--out", out, *extra) == 2
+        told = capsys.readouterr().err
+        assert said in told
+        assert told.count("\n") == 1
+    assert sorted(os.listdir(here)) == ["file", "full", "photos"]
+    assert os.listdir(here / "full") == ["thesis.txt"]
+
+
+def test_a_table_is_not_written_over_something_else(here: Path, suite, photos, capsys):
+    Path("notes.txt").write_text("mine")
+    for out in ("notes.txt", ".", "notes.txt/s.parquet"):
+        assert run("score", photos, "--reference", photos, "--suite", suite, "--out", out) == 2
+    assert Path("notes.txt").read_text() == "mine"
+    assert os.listdir(here) == ["notes.txt"]
+
+
+def test_a_failed_stage_shows_its_trace(suite, photos, monkeypatch, capsys):
+    from redcloak.execute import StageError
+
+    def fail(*_: object, **__: object) -> None:
+        raise StageError("protect", "ValueError: so", "Traceback: there")
+
+    monkeypatch.setattr("redcloak.audit.Audit.run", fail)
+    assert run(*small(suite, photos)) == 1
+    assert "Traceback: there" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_one_line(here: Path, suite, photos):
+    process = spawn("generate", suite, "-n", "64", "--steps", "900", "--out", "out")
+    assert process.stderr is not None
+    assert process.stderr.readline() == "generate\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert told == "error: interrupted; run the same command again to go on.\n"
+    assert os.listdir(here) == []
+
+
+def test_a_reader_that_leaves_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "redcloak", "list"]
+    found = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert found.stderr == b""

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from redcloak.api import Context, Subject
+from redcloak.images import to_uint8
+from redcloak.purify import codesr, gaussian, jpeg, none, restore, upscale
+from redcloak.purify.gaussian import blur
+from redcloak.purify.upscale import resize
+from redcloak.rng import generators
+
+
+def purify(module, images: Tensor, context: Context, seed: int = 0, **settings) -> Tensor:
+    function = getattr(module, module.__name__.rsplit(".", 1)[1])
+    return function(images, module.Config(**settings), context, generators(seed, "p", len(images)))
+
+
+def test_no_purification_is_the_picture(photos: Tensor, context: Context):
+    assert torch.equal(purify(none, photos, context), photos)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 0.5, 1.0, 1.1, 2.3, 5.0])
+@pytest.mark.parametrize("shape", ["photos", "wide"])
+def test_the_blur_is_scipy_s(sigma: float, shape: str, request: pytest.FixtureRequest):
+    images = request.getfixturevalue(shape)
+    expected = gaussian_filter(images.double().numpy(), (0, 0, sigma, sigma), mode="mirror", truncate=4)
+    assert np.abs(blur(images, sigma).numpy() - expected).max() < 1e-5
+
+
+def test_the_variants_of_the_blur(photos: Tensor, context: Context):
+    assert torch.equal(purify(gaussian, photos, context), blur(photos, 1.1))
+    assert torch.equal(purify(gaussian, photos, context, variant="released"), blur(photos, 5.0))
+    assert torch.equal(purify(gaussian, photos, context, variant="released", sigma=2), blur(photos, 2.0))
+
+
+def test_a_blur_wider_than_the_picture(photos: Tensor):
+    small = photos[..., :6, :9]
+    assert torch.allclose(blur(small, 50.0).mean((2, 3)), small.mean((2, 3)), atol=0.1)
+    assert blur(small, 50.0).std((2, 3)).max() < small.std((2, 3)).max()
+
+
+@pytest.mark.parametrize("quality", [1, 50, 75, 95])
+@pytest.mark.parametrize("shape", ["photos", "wide"])
+def test_jpeg_is_pillow_s_to_the_byte(quality: int, shape: str, context: Context, request: pytest.FixtureRequest):
+    images = request.getfixturevalue(shape)
+    compressed = to_uint8(purify(jpeg, images, context, quality=quality))
+    for picture, result in zip(to_uint8(images), compressed, strict=True):
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
+        assert np.array_equal(result, np.asarray(Image.open(buffer)))
+
+
+def test_the_restorer_is_told_the_fidelity(photos: Tensor, context: Context):
+    results = [purify(restore, photos, context, fidelity=fidelity) for fidelity in (0.0, 1.0)]
+    assert torch.equal(results[0], context.suite.restorer(photos, 0.0))
+    assert not torch.equal(*results)
+
+
+def test_resizing_is_pillow_s(photos: Tensor):
+    soft = 0.2 + 0.6 * photos  # Pillow also cuts between its two passes: that tells where an overshoot leaves [0, 1]
+    ours = to_uint8(resize(soft, 16, 24))
+    for picture, result in zip(to_uint8(soft), ours, strict=True):
+        theirs = np.asarray(Image.fromarray(picture).resize((24, 16), Image.Resampling.BICUBIC))
+        assert np.abs(result.astype(int) - theirs).max() <= 1
+    assert resize(photos, 64, 64) is photos
+
+
+@pytest.mark.parametrize("shrink", [1.0, 3.0, 4.0])
+def test_the_upscaler_is_given_the_small_picture(shrink: float, photos: Tensor, context: Context):
+    seen: list[tuple[Tensor, str, int]] = []
+
+    class Spy:
+        def upscaler(self, images, prompt, level, streams):
+            seen.append((images, prompt, level))
+            return context.suite.upscaler(images, prompt, level, streams)
+
+    dog = replace(context, suite=Spy(), subject=Subject("dog"))
+    result = purify(upscale, photos, dog, shrink=shrink, noise_level=33)
+    (small, prompt, level) = seen[0]
+    assert torch.equal(small, resize(photos, round(64 / shrink), round(64 / shrink)))
+    assert (prompt, level) == ("a photo of a dog", 33)
+    large = context.suite.upscaler(small, "", 33, generators(0, "p", 3)).detach()
+    assert torch.equal(result, resize(large, 64, 64))
+
+
+@pytest.mark.parametrize("noun", ["person", "man", "woman", "face"])
+def test_codesr_restores_people_then_enlarges(noun: str, photos: Tensor, context: Context):
+    someone = replace(context, subject=Subject(noun))
+    both = purify(upscale, purify(restore, photos, someone, fidelity=0.2), someone, shrink=2, noise_level=9)
+    assert torch.equal(purify(codesr, photos, someone, fidelity=0.2, shrink=2, noise_level=9), both)
+
+
+def test_codesr_spares_what_is_no_person_the_restorer(photos: Tensor, context: Context):
+    class NoRestorer:
+        upscaler = staticmethod(context.suite.upscaler)
+
+        @property
+        def restorer(self):
+            raise AssertionError("the restorer was asked")
+
+    dog = replace(context, suite=NoRestorer(), subject=Subject("dog"))
+    assert torch.equal(purify(codesr, photos, dog), purify(upscale, photos, dog))
+    with pytest.raises(AssertionError, match="the restorer was asked"):
+        purify(codesr, photos, replace(dog, subject=Subject("person")))
