@@ -31,42 +31,9 @@ QUICK = [
 
 
 @pytest.fixture(scope="session")
-def suite(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A suite folder of the right classes with random weights."""
-    import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from safetensors.torch import save_file
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    from redcloak.backbone import Backbone
-    from redcloak.nets import Quality, Restorer, Upscaler
-
-    folder = tmp_path_factory.mktemp("suite") / "random"
-    torch.manual_seed(0)
-    tokenizer = CLIPTokenizer.from_pretrained(SUITES / "tiny" / "tokenizer")
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 8, 16), norm_num_groups=4, sample_size=64, mid_block_add_attention=False,
-    )  # fmt: skip
-    unet = UNet2DConditionModel(
-        sample_size=16, block_out_channels=(16, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=16,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=2,
-    )  # fmt: skip
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=32, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    Backbone(vae, unet, CLIPTextModel(text), tokenizer, DDIMScheduler(), torch.device("cpu")).save(folder)
-    nets = {"restorer": Restorer(8, 1), "upscaler": Upscaler(8, 1), "quality": Quality(8)}
-    for name, net in nets.items():
-        (folder / name).mkdir()
-        net.save_config(folder / name)
-        save_file(net.state_dict(), folder / name / "diffusion_pytorch_model.safetensors")
-    spec = {"name": "random", "title": "random weights", "resolution": 64, "backbone": ".", **{n: n for n in nets}}
-    (folder / "suite.yaml").write_text(yaml.safe_dump(spec))
-    return str(folder)
+def suite(suite_folder: Path) -> str:
+    """A suite of random weights, as ``--suite`` takes it."""
+    return str(suite_folder)
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +101,7 @@ def test_show_a_method(capsys, suite):
     (aspl,) = json.loads(capsys.readouterr().out)
     assert aspl["suite_defaults"]["rounds"] != aspl["settings"]["properties"]["rounds"]["default"]
     assert run("show", suite) == 0
-    assert "random weights" in capsys.readouterr().out
+    assert "small (suite): random weights, 64 pixels" in capsys.readouterr().out
 
 
 def test_show_every_method_of_one_name(capsys):
@@ -184,7 +151,7 @@ def test_the_chain_step_by_step(here: Path, suite, photos, capsys):
     capsys.readouterr()
     assert run("score", "drawn", "--reference", photos, "--suite", suite, "--out", "s.parquet", "--json") == 0
     scores = json.loads(capsys.readouterr().out)["scores"]
-    assert set(scores) == {"identity", "identity_zero", "face_found", "quality"}
+    assert set(scores) == {"alignment", "identity", "identity_zero", "face_found", "quality"}
     assert scores["quality"]["n"] == 3
     assert run("score", "p", "--reference", photos, "--suite", suite, "--out", "s.parquet") == 0
     assert "L_inf" in capsys.readouterr().out

@@ -76,8 +76,8 @@ def london(*, held_out: bool, size: int = 256) -> tuple[list[Image.Image], list[
 def augment(image: Image.Image, rng: np.random.Generator, size: int = 64) -> Pixels:
     """A jittered crop, a mirror, a turn, and light of another strength and colour."""
     width = image.width
-    side = width * rng.uniform(0.72, 1.0)
-    left, top = rng.uniform(0, width - side), rng.uniform(0, (width - side) * 0.7)
+    side = width * rng.uniform(0.6, 0.95)
+    left, top = np.clip(rng.normal(0.5, 0.04, 2) * width - side / 2, 0, width - side)  # the face is in the middle
     if rng.random() < 0.5:
         image = ImageOps.mirror(image)
     image = image.rotate(rng.uniform(-6, 6), Image.Resampling.BICUBIC, fillcolor=image.getpixel((2, 2)))

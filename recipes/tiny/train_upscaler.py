@@ -31,7 +31,7 @@ def example(sources: list[np.ndarray], rng: np.random.Generator) -> tuple[np.nda
 
 
 def main() -> None:
-    args = arguments(4000, __doc__ or "")
+    args = arguments(2500, __doc__ or "")
     pictures, facts, _ = drawn(1200, 128)
     clean = pictures[[fact["quality"] == "clean" for fact in facts]]
     sources, model = [clean, real(2000, 128)[0], object_crops(1000, 128)], Upscaler()

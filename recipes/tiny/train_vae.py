@@ -23,7 +23,7 @@ def build() -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 64),
+        block_out_channels=(24, 48, 96),
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=8,
@@ -33,11 +33,11 @@ def build() -> AutoencoderKL:
 
 
 def main() -> None:
-    args = arguments(6500, __doc__ or "")
+    args = arguments(12000, __doc__ or "")
     sources = [drawn()[0], real()[0], object_crops()]
     weights = np.asarray([0.6, 0.28, 0.12]) * [len(source) > 0 for source in sources]
     vae = build()
-    loop = Loop("vae", vae, args.steps, 2e-3, wd=0.0)
+    loop = Loop("vae", vae, args.steps, 1.5e-3, wd=0.0)
 
     def batch(step: int) -> torch.Tensor:
         rng, _ = batch_rng("vae", step)

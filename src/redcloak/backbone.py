@@ -50,19 +50,16 @@ class Backbone:
         for part in PARTS:
             check_part(folder / part)
         place = torch.device(device)
-        models = [
-            kind.from_pretrained(folder / part, use_safetensors=True).float().to(place).eval().requires_grad_(False)
-            for kind, part in (
-                (AutoencoderKL, "vae"),
-                (UNet2DConditionModel, "unet"),
-                (CLIPTextModel, "text_encoder"),
+        kinds = ((AutoencoderKL, "vae"), (UNet2DConditionModel, "unet"), (CLIPTextModel, "text_encoder"))
+        with quietly():
+            vae, unet, text_encoder = (
+                kind.from_pretrained(folder / part, use_safetensors=True).float().to(place).eval().requires_grad_(False)
+                for kind, part in kinds
             )
-        ]
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         scheduler = DDIMScheduler.from_pretrained(
             folder / "scheduler", clip_sample=False, set_alpha_to_one=False, steps_offset=1
         )
-        vae, unet, text_encoder = models
         return cls(vae, unet, text_encoder, tokenizer, scheduler, place)
 
     @property
@@ -181,6 +178,20 @@ def freeze(parameters: Sequence[nn.Parameter]) -> None:
     for parameter in parameters:
         parameter.requires_grad_(False)
         parameter.grad = None
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Load weights without the libraries' progress bars: stderr is for our own lines."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def check_part(folder: Path) -> None:

@@ -30,10 +30,12 @@ class Clip:
         """Load the small suite's towers: ``image/`` (ours) and ``text/`` (transformers), safetensors only."""
         from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
+        from redcloak.backbone import quietly
         from redcloak.nets import ImageTower
 
         image = ImageTower.from_folder(folder / "image").to(device)
-        text = CLIPTextModelWithProjection.from_pretrained(folder / "text", use_safetensors=True)
+        with quietly():
+            text = CLIPTextModelWithProjection.from_pretrained(folder / "text", use_safetensors=True)
         text = text.float().eval().requires_grad_(False).to(device)
         return cls(image, text, CLIPTokenizer.from_pretrained(tokenizer), torch.device(device))
 

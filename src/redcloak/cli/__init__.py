@@ -80,15 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         return _failed(error)
-    return (
-        _complain("interrupted; run the same command again to go on.", status) if status == INTERRUPTED else int(status)
-    )
+    if status == INTERRUPTED:
+        return _complain("interrupted; run the same command again to go on.", status)
+    return int(status)
 
 
 def _failed(error: Exception) -> int:
     """Tell what is no :class:`UserError`: wrong usage in a line, a failed stage by its trace; the rest is raised."""
     if hasattr(error, "format_message"):  # the parser's errors, which typer takes from click or brings along
-        return _complain(error.format_message(), 2)
+        return _complain(" ".join(error.format_message().split()), 2)
     from redcloak.execute import StageError
 
     if isinstance(error, StageError):

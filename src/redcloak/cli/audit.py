@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 
 SHOWN = {"identity_zero": "identity", "face_found": "face found", "quality": "quality"}
 
+Purifiers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--purifier",
+        "--purifiers",
+        metavar="CHAIN",
+        help='An arm for each chain, as in "gaussian;jpeg;restore,upscale". Repeatable; "" for none.',
+    ),
+]
+
 
 def audit(
     out: options.Out,
@@ -28,15 +38,7 @@ def audit(
         typer.Option(metavar="CLEAN", help="The clean photos, where PHOTOS were protected by another tool."),
     ] = None,
     budget: options.Budget = None,
-    purifiers: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--purifier",
-            "--purifiers",
-            metavar="CHAIN",
-            help='An arm for each chain, as in "gaussian;jpeg;restore,upscale". Repeatable; "" for none.',
-        ),
-    ] = None,
+    purifiers: Purifiers = None,
     seeds: Annotated[str | None, typer.Option("--seeds", "--seed", metavar="N,N", help="Training seeds.")] = None,
     suite: options.Suite = None,
     config: options.File = None,
@@ -66,7 +68,7 @@ def audit(
         protection=protection,
         already_protected=already_protected,
         budget=budget,
-        purifiers=None if purifiers is None else [c for text in purifiers for c in text.split(";") if c.strip()],
+        purifiers=options.chains(purifiers),
         seeds=options.numbers(seeds, "--seeds"),
         suite=suite,
         device=device,

@@ -114,3 +114,8 @@ def numbers(text: str | None, flag: str) -> list[int] | None:
         return None if text is None else [int(part) for part in text.split(",")]
     except ValueError:
         raise UserError(f"{flag} {text!r}: write whole numbers with commas, as in 0,1.") from None
+
+
+def chains(texts: list[str] | None) -> list[str] | None:
+    """``["jpeg;restore,upscale"]`` -> ``["jpeg", "restore,upscale"]``; one empty text means none at all."""
+    return None if texts is None else [chain for text in texts for chain in text.split(";") if chain.strip()]

@@ -8,7 +8,7 @@ from redcloak.portraits.chart import sample
 from redcloak.portraits.palette import Array
 from redcloak.portraits.shot import Shot
 
-RISE = 0.08  # the head sits a little above the middle, to leave room for the shoulders
+RISE = 0.15  # the head sits a little above the middle, to leave room for the shoulders
 
 
 def rotation(shot: Shot) -> Array:
