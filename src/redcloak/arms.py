@@ -66,6 +66,7 @@ class Builder:
     def __init__(self, config: AuditConfig, suite: Suite, photos: Photos, graph: Graph | None = None) -> None:
         self.config, self.suite, self.subject = config, suite, photos.name
         self.graph = Graph() if graph is None else graph
+        self.guidance = config.guidance or suite.spec.guidance
         self.transport = {"suite": config.suite, "device": config.device}
         self.words = {"class_noun": config.subject.class_noun, "identifier": config.subject.identifier}
         self.clean = self._photos(photos, "train")
@@ -135,7 +136,7 @@ class Builder:
             "prompt": self.config.subject.words.class_prompt,
             "count": self.config.class_images,
             "steps": self.config.sampling_steps,
-            "guidance": self.config.guidance,
+            "guidance": self.guidance,
             "seed": 0,
             "weights": self.suite.fingerprint("backbone"),
         }
@@ -194,7 +195,7 @@ class Builder:
             "negative": decoupling.negative,
             "count": self.config.images_per_prompt,
             "steps": self.config.sampling_steps,
-            "guidance": self.config.guidance,
+            "guidance": self.guidance,
             "seed": seed,
             "weights": self.suite.fingerprint("backbone"),
         }

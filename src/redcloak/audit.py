@@ -60,6 +60,7 @@ class Audit:
         _check_prompts(config)
         builder = Builder(config, suite, photos)
         arms = builder.arms()
+        suite.check("backbone", *(slot for kind, name in used(config) for slot in _needs(kind, name)))
         check_writable(out)
         return cls(config, out, photos, suite, arms, builder.graph, Store(store or out / "store"))
 
@@ -158,15 +159,8 @@ class Audit:
         return {key: score for name in names for key, score in registry.load("metrics", name).method.scores.items()}
 
     def _methods(self) -> tuple[MethodUsed, ...]:
-        config = self.config
-        used: list[tuple[Kind, str]] = [("protect", "random_noise")]
-        if not config.already_protected:
-            used.insert(0, ("protect", config.protection.name))
-        used += [("purify", step.name) for chain in (*config.purifiers, config.red_team) for step in chain]
-        used.append(("personalize", config.trainer.name))
-        used += [("metrics", name) for name in (*config.metrics, "fidelity")]
         methods = []
-        for kind, name in dict.fromkeys(used):
+        for kind, name in used(self.config):
             method = registry.load(kind, name).method
             free = not any(word in method.license.lower().split("(")[0] for word in RESEARCH_ONLY)
             methods.append(MethodUsed(
@@ -195,6 +189,23 @@ def audit(
         UserError: whatever is wrong with the photos, the settings or the output folder.
     """
     return Audit.prepare(config, out, store).run(on_event)
+
+
+def used(config: AuditConfig) -> tuple[tuple[Kind, str], ...]:
+    """Every method of an audit, once: (kind, name)."""
+    protections = ["random_noise"] if config.already_protected else [config.protection.name, "random_noise"]
+    purifiers = [step.name for chain in (*config.purifiers, config.red_team) for step in chain]
+    kinds: list[tuple[Kind, list[str]]] = [
+        ("protect", protections),
+        ("purify", purifiers),
+        ("personalize", [config.trainer.name]),
+        ("metrics", [*config.metrics, "fidelity"]),
+    ]
+    return tuple(dict.fromkeys((kind, name) for kind, names in kinds for name in names))
+
+
+def _needs(kind: Kind, name: str) -> tuple[str, ...]:
+    return registry.load(kind, name).method.needs
 
 
 def command(config: AuditConfig, out: Path) -> str:

@@ -127,8 +127,10 @@ class AuditConfig(Strict):
         description="evaluation prompts; {subject} becomes e.g. 'sks person'",
     )
     images_per_prompt: int = Field(8, ge=1, le=64)
-    sampling_steps: int = Field(25, ge=1, le=1000, description="DDIM steps")
-    guidance: float = Field(7.5, ge=1, le=30, description="classifier-free guidance scale")
+    sampling_steps: int = Field(25, ge=1, le=999, description="DDIM steps")
+    guidance: float | None = Field(
+        None, ge=1, le=30, description="classifier-free guidance scale; by default the suite's"
+    )
     class_images: int = Field(32, ge=0, le=1000, description="prior-preservation pictures, made once and shared")
     seeds: tuple[int, ...] = Field((0, 1), min_length=1)
     device: str = transport("cpu", description="cpu, cuda, cuda:1, mps")
@@ -169,7 +171,10 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise UserError(f"--set {pair!r}: write it as name=value.")
-        settings[name.strip().replace("-", "_")] = yaml.safe_load(value)
+        try:
+            settings[name.strip().replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {pair}: the value is not YAML: {error}") from None
     return settings
 
 

@@ -116,7 +116,7 @@ def generate(
     prompts = [prompt.replace("{subject}", words) for prompt in config.prompts]
     asked = [decoupling.sampling(prompt) for prompt in prompts]
     against = decoupling.negative if negative is None else negative
-    sampling = Sampling(config.sampling_steps, config.guidance, against)
+    sampling = Sampling(config.sampling_steps, config.guidance or _guidance(model), against)
     count, seed = config.images_per_prompt, config.seeds[0]
     backbone = _backbone(model, config.device)
     with workspace(out, "generate", [model], force=force) as space:
@@ -272,6 +272,12 @@ def _check_table(out: Path, force: bool) -> None:
             Table.read(out)
         except UserError:
             raise UserError(f"--out {str(out)!r} is there and holds no scores; choose another, or --force.") from None
+
+
+def _guidance(model: str) -> float:
+    """The guidance that suits a suite's backbone; that of the small suite for a folder of its size is not known."""
+    path = Path(model)
+    return load_suite(model).spec.guidance if model in suite_names() or (path / "suite.yaml").is_file() else 7.5
 
 
 def _backbone(model: str, device: str) -> Backbone:

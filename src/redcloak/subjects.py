@@ -79,7 +79,7 @@ def pair(clean_folder: Path, protected_folder: Path, size: int) -> Pairs:
     """
     clean, protected = _by_stem(clean_folder), _by_stem(protected_folder)
     partners = _partners(list(clean), list(protected), protected_folder)
-    pairs = [_same_size(clean[stem], protected[partner]) for stem, partner in partners.items()]
+    pairs = [_same_size(clean[stem], protected[partner], size) for stem, partner in partners.items()]
     return Pairs(
         tuple(clean[stem].name for stem in partners),
         tuple(fit(first, size) for first, _ in pairs),
@@ -165,9 +165,9 @@ def _around(stem: str, other: str) -> Iterator[tuple[str, str]]:
         yield other[: match.start()], other[match.start() + len(stem) :]
 
 
-def _same_size(clean: Path, protected: Path) -> tuple[Picture, Picture]:
+def _same_size(clean: Path, protected: Path, size: int) -> tuple[Picture, Picture]:
     first, second = read_image(clean), read_image(protected)
-    if first.shape != second.shape:
+    if first.shape != second.shape and second.shape[:2] != (size, size):  # ours are protected after fitting
         raise UserError(
             f"{protected} is {extent(second)} but the clean {clean} is {extent(first)}: "
             "protect the photo at its own size, or crop the clean one as the other tool did."

@@ -35,6 +35,7 @@ class SuiteSpec(Strict):
 
     name: str
     title: str
+    guidance: float = Field(7.5, ge=1, le=30, description="classifier-free guidance that suits the backbone")
     resolution: int = Field(ge=16, description="side of the pictures in pixels")
     backbone: str = Field(description="a diffusers folder inside the suite's folder, or a hub id")
     revision: str | None = Field(None, description="the hub revision")
@@ -110,6 +111,18 @@ class Suite:
             if name.startswith(tuple(f"{root}/" for root in self._roots(slot))):
                 self._verify(name, expected)
         return self.folder / where
+
+    def check(self, *slots: str) -> None:
+        """See that the models of some slots are there and whole, without loading them.
+
+        Raises:
+            UserError: one is not on this machine, damaged, or the suite has none.
+        """
+        for slot in slots:
+            if slot == "backbone" and not (self.folder / self.spec.backbone).is_dir():
+                _from_hub(self.spec)
+            elif slot in SLOTS and not self._checked(slot).is_dir():
+                raise UserError(f"suite {self.name}: {slot} is missing ({self._checked(slot)}); add it to the folder.")
 
     def _verify(self, name: str, expected: str) -> None:
         path = self.folder / name

@@ -98,14 +98,10 @@ def _only(choices: list[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def _parse(pairs: list[str]) -> dict[str, Any]:
-    import yaml
 
     from redcloak.config import parse_settings
 
-    try:
-        return parse_settings(pairs)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {' '.join(pairs)}: a value is not YAML: {error}") from None
+    return parse_settings(pairs)
 
 
 def numbers(text: str | None, flag: str) -> list[int] | None:
