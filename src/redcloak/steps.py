@@ -20,7 +20,7 @@ from redcloak.config import AuditConfig
 from redcloak.errors import UserError, unknown
 from redcloak.images import Picture, check_writable, digest, linf_on_disk, list_images, save_images, to_tensor
 from redcloak.matrix import Node
-from redcloak.outputs import deliver, workspace
+from redcloak.outputs import deliver, read_record, workspace
 from redcloak.prompts import NONE
 from redcloak.report.model import Arm, ArmRow, summarise
 from redcloak.report.table import Row, Source, Table
@@ -275,9 +275,12 @@ def _check_table(out: Path, force: bool) -> None:
 
 
 def _guidance(model: str) -> float:
-    """The guidance that suits a suite's backbone; that of the small suite for a folder of its size is not known."""
+    """The guidance that suits a model: that of its suite, which a folder made by ``personalize`` remembers."""
     path = Path(model)
-    return load_suite(model).spec.guidance if model in suite_names() or (path / "suite.yaml").is_file() else 7.5
+    suite = read_record(path).get("suite", "") if path.is_dir() else model
+    if (path / "suite.yaml").is_file():
+        suite = model
+    return load_suite(suite).spec.guidance if suite in suite_names() or Path(suite, "suite.yaml").is_file() else 7.5
 
 
 def _backbone(model: str, device: str) -> Backbone:
