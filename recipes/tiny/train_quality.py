@@ -31,7 +31,7 @@ def latent_damage(vae: AutoencoderKL, pictures: Tensor, strength: Tensor, stream
 
 
 def main() -> None:
-    args = arguments(2000, __doc__ or "")
+    args = arguments(900, __doc__ or "")
     sources, model = clean_sources(), Quality()
     vae = AutoencoderKL.from_pretrained(WEIGHTS / "vae").float().eval().requires_grad_(False)
     loop = Loop("quality", model, args.steps, 1e-3)

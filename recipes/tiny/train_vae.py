@@ -23,7 +23,7 @@ def build() -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(24, 48, 96),
+        block_out_channels=(16, 48, 96),
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=8,
@@ -33,7 +33,7 @@ def build() -> AutoencoderKL:
 
 
 def main() -> None:
-    args = arguments(12000, __doc__ or "")
+    args = arguments(8000, __doc__ or "")
     sources = [drawn()[0], real()[0], object_crops()]
     weights = np.asarray([0.6, 0.28, 0.12]) * [len(source) > 0 for source in sources]
     vae = build()

@@ -1,4 +1,4 @@
-"""Write the model card from ``training.json`` (hours) and ``figures.json`` (``measure.py``); nothing is typed by hand."""
+"""Write the model card from ``training.json`` (hours) and ``figures.json`` (from ``measure.py``)."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ through.
 
 ## Figures
 
-`python recipes/tiny/measure.py`, on people and photos that no recipe has seen. The last column is what we aimed for before
-we began; what was reached stands as it is.
+`python recipes/tiny/measure.py`, on people and photos that no recipe has seen. The last column is what we aimed for
+before we began; what was reached stands as it is.
 
 {figures}
 
