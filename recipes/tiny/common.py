@@ -1,8 +1,9 @@
 """What every recipe shares: where state lives, a resumable loop, and seeded batches.
 
 State (data caches, checkpoints with optimizers) lives outside the checkout, in ``$REDCLOAK_STATE`` or
-``~/.cache/redcloak-recipes``. A recipe that is killed goes on where its last checkpoint was; batch ``i`` is drawn
-from a stream named by ``i``, so that an interrupted run sees the same batches as an uninterrupted one.
+``~/.cache/redcloak-recipes``. Weights are written into the package, or to ``$REDCLOAK_WEIGHTS``. A recipe that is
+killed goes on where its last checkpoint was; batch ``i`` is drawn from a stream named by ``i``, so that an interrupted
+run sees the same batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 STATE = Path(os.environ.get("REDCLOAK_STATE", Path.home() / ".cache" / "redcloak-recipes"))
-WEIGHTS = Path(__file__).parents[2] / "src" / "redcloak" / "suites" / "tiny"
+SUITE = Path(__file__).parents[2] / "src" / "redcloak" / "suites" / "tiny"
+WEIGHTS = Path(os.environ.get("REDCLOAK_WEIGHTS", SUITE))  # another folder keeps a shipped suite whole meanwhile
 
 
 def arguments(steps: int, description: str) -> argparse.Namespace:
