@@ -71,12 +71,7 @@ def protect(config: Settings, inputs: Folders, out: Path, transport: Settings, r
 
     entry, settings = _method("protect", config["method"])
     clean, names = load_images(inputs["photos"] / "images")
-    losses: list[float] = []
-
-    def follow(done: int, total: int, values: dict[str, float]) -> None:
-        losses.append(round(values.get("loss", 0.0), 6))
-        report(done, total, values)
-
+    losses, follow = _recorded(report)
     context = _context(config, inputs, transport, follow)
     streams = generators(int(config["seed"]), entry.name, len(clean))
     files = save_images(out / "images", entry.function(clean, settings, context, streams), names)
@@ -111,12 +106,7 @@ def personalize(config: Settings, inputs: Folders, out: Path, transport: Setting
 
     entry, settings = _method("personalize", config["method"])
     images, _ = load_images(inputs["photos"] / "images")
-    losses: list[float] = []
-
-    def follow(done: int, total: int, values: dict[str, float]) -> None:
-        losses.append(round(values.get("loss", 0.0), 6))
-        report(done, total, values)
-
+    losses, follow = _recorded(report)
     context = _context(config, inputs, transport, follow)
     backbone = context.suite.backbone
     with backbone.borrowed():
@@ -172,6 +162,17 @@ STAGES: dict[str, Stage] = {
     "generate": generate,
     "score": score,
 }
+
+
+def _recorded(report: Progress) -> tuple[list[float], Progress]:
+    """A progress callback that passes on to ``report`` and keeps the loss curve."""
+    losses: list[float] = []
+
+    def follow(done: int, total: int, values: dict[str, float]) -> None:
+        losses.append(round(values.get("loss", 0.0), 6))
+        report(done, total, values)
+
+    return losses, follow
 
 
 def _suite(transport: Settings) -> Suite:
