@@ -41,7 +41,7 @@ def clean_sources() -> list[np.ndarray]:
 
 
 def main() -> None:
-    args = arguments(3000, __doc__ or "")
+    args = arguments(9000, __doc__ or "")
     sources, model = clean_sources(), Restorer()
     loop = Loop("restorer", model, args.steps, 1e-3, wd=0.0)
 

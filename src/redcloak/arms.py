@@ -28,7 +28,15 @@ from redcloak.store import Artifact
 from redcloak.subjects import Photos
 from redcloak.suite import Suite
 
-PRIORS = {"class_images": 8.0, "protect": 40.0, "purify": 1.0, "personalize": 20.0, "generate": 6.0, "score": 2.0}
+PRIORS = {
+    "photos": 0.5,
+    "class_images": 8.0,
+    "protect": 40.0,
+    "purify": 1.0,
+    "personalize": 20.0,
+    "generate": 6.0,
+    "score": 2.0,
+}
 
 
 @dataclass
