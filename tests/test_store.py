@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import redcloak.store
 from redcloak.errors import UserError
-from redcloak.store import MANIFEST, Store, artifact_key, key_of, plain
+from redcloak.manifest import MANIFEST, artifact_key, key_of, plain
+from redcloak.store import Store
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 values = st.recursive(
@@ -194,7 +195,7 @@ def test_first_publisher_wins(store):
 
 
 def test_what_comes_into_place_while_one_looks_stays(store, monkeypatch):
-    read = redcloak.store._read
+    read = redcloak.store.read
 
     def slowly(folder):
         seen = read(folder)
@@ -202,7 +203,7 @@ def test_what_comes_into_place_while_one_looks_stays(store, monkeypatch):
         make(store)
         return seen
 
-    monkeypatch.setattr("redcloak.store._read", slowly)
+    monkeypatch.setattr("redcloak.store.read", slowly)
     key = artifact_key("protect", 1, {"name": "a"}, {})
     store.open(key)
     monkeypatch.undo()

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from redcloak.store import Store, artifact_key, plain
+from redcloak.manifest import artifact_key, plain
+from redcloak.store import Store
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
-import math
 import os
-import platform
 import secrets
 import shutil
 import socket
@@ -23,80 +20,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, JsonValue
+from typing import Any
 
 from redcloak.errors import UserError
+from redcloak.manifest import MANIFEST, Manifest, artifact_key, libraries, plain, read, write
 
-SCHEMA: Literal[1] = 1
-MANIFEST = "stage.json"
-LIBRARIES = ("redcloak", "torch", "diffusers", "numpy")
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST})
-
-
-def plain(value: Any, where: str = "value") -> Any:
-    """A copy of ``value`` in JSON types: tuples become lists, -0.0 becomes 0.0; ``where`` names it in errors.
-
-    Raises:
-        UserError: a number is NaN or infinite.
-        TypeError: a value or a mapping's key has no form in JSON.
-    """
-    if isinstance(value, Mapping):
-        if odd := [name for name in value if not isinstance(name, str)]:
-            raise TypeError(f"{where}: the name {odd[0]!r} is not a string")
-        return {str(name): plain(item, f"{where}.{name}") for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise UserError(f"{where} = {value}: not a finite number; give one.")
-        return float(value) + 0.0  # the sum is what turns -0.0 into 0.0
-    if value is None or isinstance(value, str | int):
-        return value
-    raise TypeError(f"{where}: {type(value).__name__} has no form in JSON")
-
-
-def key_of(fields: Mapping[str, Any]) -> str:
-    """The SHA-256 (64 hex digits) of ``fields`` in canonical JSON; the order of names does not matter.
-
-    Numbers are kept as written: 1 and 1.0 give different keys. Raises as :func:`plain` does.
-    """
-    text = json.dumps(plain(fields, "key"), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def artifact_key(stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """The key of what a stage makes: of its name, version, configuration and the keys of its inputs."""
-    return key_of({"schema": SCHEMA, "stage": stage, "version": version, "config": config, "inputs": dict(inputs)})
-
-
-class Manifest(BaseModel):
-    """The content of ``stage.json``: what made an artifact, from what, and what came out.
-
-    ``files`` maps relative POSIX paths to SHA-256; ``created`` is UTC in ISO 8601; ``peak_memory_mb`` is the
-    resident memory of the process in MiB, where known; ``notes`` is what the stage reports about its result,
-    with ``None`` for what is not a finite number.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
-
-    schema_version: Literal[1] = SCHEMA
-    key: str
-    stage: str
-    version: int
-    config: dict[str, JsonValue]
-    inputs: dict[str, str]
-    files: dict[str, str]
-    libraries: dict[str, str]
-    created: str
-    wall_seconds: float
-    peak_memory_mb: float | None
-    notes: dict[str, JsonValue]
 
 
 @dataclass(frozen=True)
@@ -143,7 +74,7 @@ class Store:
 
     def find(self, key: str) -> Artifact | None:
         """The artifact of ``key`` as its manifest describes it, without a look at its files."""
-        manifest = _read(self.path(key))
+        manifest = read(self.path(key))
         return Artifact(self.path(key), manifest) if manifest and manifest.key == key else None
 
     def open(self, key: str) -> Artifact | None:
@@ -194,19 +125,21 @@ class Store:
                     config=config,
                     inputs=inputs,
                     files=_settle(folder),
-                    libraries=_libraries(),
+                    libraries=libraries(),
                     created=datetime.now(UTC).isoformat(timespec="seconds"),
                     wall_seconds=seconds,
                     peak_memory_mb=draft.peak_memory_mb,
                     notes=draft.notes,
                 )
-                _write(folder, manifest)
+                write(folder, manifest)
+                for path in (folder / MANIFEST, folder, *folder.rglob("*/")):
+                    _flush(path)
                 self._place(folder, manifest.key)
 
     def manifests(self) -> Iterator[Manifest]:
         """The manifests of every artifact, in the order of their keys."""
         for path in sorted(self._artifacts.glob(f"*/*/*/{MANIFEST}")):
-            if manifest := _read(path.parent):
+            if manifest := read(path.parent):
                 yield manifest
 
     def history(self, *stages: str) -> dict[str, list[float]]:
@@ -277,26 +210,6 @@ class Store:
             raise UserError(f"store {self.root}: {error}; choose a folder that you may write to.") from error
 
 
-def _read(folder: Path) -> Manifest | None:
-    """The manifest of a folder, or None where it is missing, unreadable or not what was written."""
-    try:
-        fields = json.loads((folder / MANIFEST).read_bytes())
-        seal = fields.pop("seal")
-        return Manifest.model_validate(fields) if seal == key_of(fields) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
-        return None
-
-
-def _write(folder: Path, manifest: Manifest) -> None:
-    """Write ``stage.json`` with a hash over the rest of it, and flush what was made to the disk."""
-    fields = json.loads(manifest.model_dump_json())
-    text = json.dumps({**fields, "seal": key_of(fields)}, indent=2)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-    _flush(folder / MANIFEST)
-    for path in (folder, *folder.rglob("*/")):
-        _flush(path)
-
-
 def _settle(folder: Path) -> dict[str, str]:
     """Flush the files of a folder to the disk and hash them: relative path -> SHA-256."""
     if (folder / MANIFEST).exists():
@@ -340,13 +253,3 @@ def _alive(pid: int) -> bool:
         return False
     except OSError:
         return True
-
-
-@lru_cache
-def _libraries() -> dict[str, str]:
-    """The versions of what can change numbers, read without importing any of it."""
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
