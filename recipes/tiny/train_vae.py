@@ -33,7 +33,7 @@ def build() -> AutoencoderKL:
 
 
 def main() -> None:
-    args = arguments(6000, __doc__ or "")
+    args = arguments(5200, __doc__ or "")
     sources = [drawn()[0], real()[0], object_crops()]
     weights = np.asarray([0.6, 0.28, 0.12]) * [len(source) > 0 for source in sources]
     vae = build()
