@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 
-import torch
 from common import WEIGHTS
 from safetensors.torch import save_file
 from torch import nn
@@ -35,10 +33,3 @@ def manifest() -> None:
 
 
 _UNSIGNED = {"manifest.json", "training.json", "README.md", "figures.json"}
-
-
-def load_half(path: Path) -> dict[str, torch.Tensor]:
-    """Weights as float32."""
-    from safetensors.torch import load_file
-
-    return {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}

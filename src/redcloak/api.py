@@ -53,9 +53,14 @@ class Subject:
     identifier: str = "sks"
 
     @property
+    def name(self) -> str:
+        """How prompts call the subject, e.g. ``sks person``."""
+        return f"{self.identifier} {self.class_noun}"
+
+    @property
     def instance_prompt(self) -> str:
         """The DreamBooth prompt of the subject, e.g. ``a photo of sks person``."""
-        return f"a photo of {self.identifier} {self.class_noun}"
+        return f"a photo of {self.name}"
 
     @property
     def class_prompt(self) -> str:

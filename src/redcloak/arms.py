@@ -14,11 +14,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from redcloak import registry
 from redcloak.api import Kind
 from redcloak.config import AuditConfig, Choice, MethodConfig
+from redcloak.images import folder_digest
 from redcloak.matrix import Graph, Node
 from redcloak.prompts import NONE, Decoupling
 from redcloak.report.model import CLEAN, PROTECTED, RANDOM_NOISE, RED_TEAM, UNTUNED
@@ -83,6 +85,11 @@ class Builder:
         self.class_images = self._class_images() if config.class_images else None
         self.protected = self._given(photos) if config.already_protected else self.protect(config.protection)
 
+    @property
+    def prompts(self) -> list[str]:
+        """The evaluation prompts as they name the subject, without what decoupling adds."""
+        return [prompt.format(subject=self.config.subject.words.name) for prompt in self.config.prompts]
+
     def arms(self) -> list[Arm]:
         """Every arm of the audit, in the order of the report."""
         config, cure = self.config, self.config.red_team
@@ -126,10 +133,6 @@ class Builder:
 
     def _given(self, photos: Photos) -> Node:
         """Photos that another tool protected, paired with the clean ones."""
-        from pathlib import Path
-
-        from redcloak.images import folder_digest
-
         config = {
             "digest": folder_digest(Path(self.config.photos)),
             "size": self.suite.spec.resolution,
@@ -196,8 +199,7 @@ class Builder:
         return self.graph.add("personalize", config, inputs, transport=self.transport, label=f"personalize: {label}")
 
     def _generate(self, model: Node | None, decoupling: Decoupling, seed: int, label: str) -> Node:
-        subject = f"{self.config.subject.identifier} {self.config.subject.class_noun}"
-        prompts = [decoupling.sampling(prompt.format(subject=subject)) for prompt in self.config.prompts]
+        prompts = [decoupling.sampling(prompt) for prompt in self.prompts]
         config = {
             "prompts": prompts,
             "negative": decoupling.negative,
@@ -215,9 +217,7 @@ class Builder:
         methods = [self.method("metrics", Choice(name=name))[1] for name in metrics]
         prompts = None
         if images.stage == "generate":  # all arms are judged by the plain prompt, whatever they were sampled with
-            subject = f"{self.config.subject.identifier} {self.config.subject.class_noun}"
-            plain = [prompt.format(subject=subject) for prompt in self.config.prompts]
-            prompts = [prompt for prompt in plain for _ in range(self.config.images_per_prompt)]
+            prompts = [prompt for prompt in self.prompts for _ in range(self.config.images_per_prompt)]
         config = {"metrics": methods, "subject": self.words, "prompts": prompts}
         inputs = {"images": images, "reference": self.reference} | ({"clean": clean} if clean else {})
         return self.graph.add("score", config, inputs, transport=self.transport, label=f"score: {label}")

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from redcloak import __version__, registry
-from redcloak.api import Kind, Score
+from redcloak.api import Budget, Kind, Score
 from redcloak.arms import PRIORS, Arm, Builder
 from redcloak.checks import Run, run_checks
 from redcloak.config import AuditConfig
@@ -122,7 +122,7 @@ class Audit:
         finished = Run(
             scores=scores,
             arms=arms,
-            budget=_budget(self.config),
+            budget=Budget.of_255(self.config.budget),
             metrics=metrics,
             held_out=self.photos.held_out,
             surrogate=surrogate,
@@ -211,12 +211,6 @@ def _needs(kind: Kind, name: str) -> tuple[str, ...]:
 def command(config: AuditConfig, out: Path) -> str:
     """What to type to make the same report again."""
     return shlex.join(["redcloak", "audit", "--config", str(out / "audit.yaml"), "--out", str(out)])
-
-
-def _budget(config: AuditConfig) -> Any:
-    from redcloak.api import Budget
-
-    return Budget.of_255(config.budget)
 
 
 def _check_prompts(config: AuditConfig) -> None:

@@ -112,7 +112,7 @@ def generate(
     from redcloak.generate import generate as draw
 
     decoupling = config.decoupling if cdl else NONE
-    words = f"{config.subject.identifier} {config.subject.class_noun}"
+    words = config.subject.words.name
     prompts = [prompt.replace("{subject}", words) for prompt in config.prompts]
     asked = [decoupling.sampling(prompt) for prompt in prompts]
     against = decoupling.negative if negative is None else negative
