@@ -43,6 +43,11 @@ def batch_rng(name: str, step: int) -> tuple[np.random.Generator, torch.Generato
     return np.random.default_rng(seed), torch.Generator().manual_seed(int(seed.generate_state(1)[0]))
 
 
+def half() -> torch.autocast:
+    """Forward passes in bfloat16 with fp32 weights: 1.6 times faster where the CPU has AVX512-BF16, slow elsewhere."""
+    return torch.autocast("cpu", torch.bfloat16)
+
+
 class Loop:
     """Optimizer, average of the weights, learning-rate schedule, log and checkpoints of one model."""
 

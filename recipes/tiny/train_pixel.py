@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from common import WEIGHTS, Loop, arguments, batch_rng
+from common import WEIGHTS, Loop, arguments, batch_rng, half
 from degradations import tensor
 from diffusers import DDPMScheduler, UNet2DModel
 from export import save_module
@@ -45,7 +45,9 @@ def main() -> None:
         late = np.where(rng.random(BATCH) < 0.5, rng.integers(0, 300, BATCH), rng.integers(0, 1000, BATCH))
         times = torch.from_numpy(late)
         noise = torch.randn(clean.shape, generator=stream)
-        return (model(noising.add_noise(clean, noise, times), times).sample - noise).pow(2).mean()
+        with half():
+            answer = model(noising.add_noise(clean, noise, times), times).sample
+        return (answer.float() - noise).pow(2).mean()
 
     if not args.export_only:
         loop.run(loss)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from common import Loop, arguments, batch_rng
+from common import Loop, arguments, batch_rng, half
 from data import drawn, object_crops, real
 from degradations import degrade, tensor
 from export import save_module
@@ -51,7 +51,9 @@ def main() -> None:
         strength = rng.uniform(0, 1, 16)
         bad = [degrade(picture, s, rng) for picture, s in zip(clean, strength, strict=True)]
         fidelity = np.clip(1 - strength + rng.normal(0, 0.1, 16), 0, 1)
-        return distance(model(tensor(bad), torch.from_numpy(fidelity).float()), tensor(clean))
+        with half():
+            restored = model(tensor(bad), torch.from_numpy(fidelity).float())
+        return distance(restored.float(), tensor(clean))
 
     if not args.export_only:
         loop.run(loss)
