@@ -14,7 +14,7 @@ import torch
 from common import WEIGHTS, Loop, arguments, batch_rng, half
 from degradations import tensor
 from diffusers import DDPMScheduler, UNet2DModel
-from export import save_module
+from export import manifest, save_module
 from torch import Tensor
 from train_restorer import clean_sources, pick
 
@@ -53,6 +53,7 @@ def main() -> None:
         loop.run(loss)
     save_module(loop.averaged(), "pixel")
     noising.save_pretrained(WEIGHTS / "pixel")
+    manifest()
     loop.record(batch=BATCH)
 
 
