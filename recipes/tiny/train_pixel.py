@@ -34,7 +34,7 @@ def build() -> UNet2DModel:
 
 
 def main() -> None:
-    args = arguments(4000, __doc__ or "")
+    args = arguments(2500, __doc__ or "")
     sources, model = clean_sources(), build()
     noising = DDPMScheduler(1000, 0.0001, 0.02, "linear", clip_sample=True, prediction_type="epsilon")
     loop = Loop("pixel", model, args.steps, 6e-4, decay=0.9995)

@@ -82,7 +82,7 @@ def text_encoder() -> CLIPTextModel:
 
 
 def main() -> None:
-    args = arguments(14000, __doc__ or "")
+    args = arguments(10500, __doc__ or "")
     tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer")
     encoder, unet, noising = text_encoder(), build(), schedule()
     codes, captions = latents()
