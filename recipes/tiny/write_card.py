@@ -80,8 +80,7 @@ How often the attribute that a prompt asks for is the one that the CLIP then see
 
 ## What it is not
 
-- Finished: the UNet that ships is a first checkpoint, on an older framing of the portraits and predicting the noise;
-  its pictures are over-exposed, and DreamBooth does not yet teach it a new person (`benchmarks/learn.py`).
+- Complete: the pixel-space diffusion model of `train_pixel.py` does not ship yet; no method that does needs it.
 - 64 pixels, four latent channels: fine features of a face do not survive the autoencoder as they do at 512 pixels.
 - The drawn faces are cleaner and their colours stronger than photos'.
 - The CLIP that judges prompts was trained on the same kind of pictures. The face recogniser was not.
