@@ -14,7 +14,7 @@ import torch
 from common import WEIGHTS, Loop, arguments, batch_rng, half
 from degradations import tensor
 from diffusers import DDPMScheduler, UNet2DModel
-from export import manifest, save_module
+from export import save_module
 from torch import Tensor
 from train_restorer import clean_sources, pick
 
@@ -51,9 +51,8 @@ def main() -> None:
 
     if not args.export_only:
         loop.run(loss)
+    noising.save_pretrained(WEIGHTS / "pixel")  # before the model, whose export signs the folder
     save_module(loop.averaged(), "pixel")
-    noising.save_pretrained(WEIGHTS / "pixel")
-    manifest()
     loop.record(batch=BATCH)
 
 

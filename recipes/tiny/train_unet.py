@@ -22,7 +22,7 @@ from common import STATE, WEIGHTS, Loop, arguments, batch_rng, half
 from data import drawn, real
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from export import manifest, save_module
+from export import save_module
 from facts import with_junk
 from torch import Tensor
 from train_clip import real_pair
@@ -113,10 +113,9 @@ def main() -> None:
 
     if not args.export_only:
         loop.run(loss)
+    noising.save_pretrained(WEIGHTS / "scheduler")  # before the model, whose export signs the folder
     save_module(loop.averaged(), "unet")
     save_module(encoder, "text_encoder")
-    noising.save_pretrained(WEIGHTS / "scheduler")
-    manifest()
     loop.record(batch=BATCH)
 
 
