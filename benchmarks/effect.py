@@ -26,17 +26,29 @@ from redcloak.matrix import Graph, Node
 from redcloak.report.table import Table
 from redcloak.stats import Sample, cluster_bootstrap, for_every_seed, paired_difference, recovered
 from redcloak.store import Artifact, Store
-from redcloak.subjects import load_subject
+from redcloak.subjects import Photos, load_subject
 from redcloak.suite import load
 
 METRICS = ("identity_zero", "identity", "face_found", "quality")
 PURIFIERS = ("gaussian", "jpeg", "codesr")
+DECOUPLED = ("protected+cdl", "red_team", "red_team_paper")
 
 
-def arms_of(builder: Builder, protection: str) -> list[Arm]:
-    """The arms that the claims speak of: those of an audit, and decoupling without a purifier."""
+def arms_of(builder: Builder, photos: Photos, protection: str) -> list[Arm]:
+    """The arms that the claims speak of: those of an audit, and decoupling without a purifier and in other words."""
     alone = builder.arm("protected+cdl", "+ CDL", "", builder.protected, cdl=True, protection=protection)
-    return [*builder.arms(), alone]
+    words = {"decoupling": builder.config.decoupling.model_copy(update={"variant": "paper"})}
+    paper = Builder(builder.config.model_copy(update=words), builder.suite, photos, builder.graph)
+    other = paper.arm(
+        "red_team_paper",
+        "Red team in the paper's words",
+        "",
+        paper.protected,
+        builder.config.red_team,
+        True,
+        protection,
+    )
+    return [*builder.arms(), alone, other]
 
 
 def table(scores: Table, arms: list[Arm]) -> list[dict[str, str]]:
@@ -64,7 +76,11 @@ def claims(scores: Table) -> dict[str, str]:
     for metric in ("identity_zero", "quality"):
         found[f"clean - random noise, {metric}"] = str(minus("clean", "random_noise", metric))
         found[f"clean - ASPL, {metric}"] = str(minus("clean", "protected", metric))
-        for name in [f"protected+{purifier}" for purifier in PURIFIERS] + ["protected+cdl", "red_team"]:
+        for name in [f"protected+{purifier}" for purifier in PURIFIERS] + [
+            "protected+cdl",
+            "red_team",
+            "red_team_paper",
+        ]:
             share = recovered(of("protected", metric), of(name, metric), of("clean", metric))
             found[f"share of the gap that {name} recovers, {metric}"] = str(share)
         for purifier in PURIFIERS:
@@ -91,8 +107,8 @@ def main() -> None:
             photos=f"drawn:{number}", suite=args.suite, budget=args.budget, protection=Choice(name=args.protection),
             purifiers=tuple((Choice(name=name),) for name in PURIFIERS), seeds=tuple(range(args.seeds)),
         )  # fmt: skip
-        builder = Builder(config, suite, load_subject(config.photos, suite.spec.resolution), graph)
-        arms[config.photos] = arms_of(builder, args.protection)
+        photos = load_subject(config.photos, suite.spec.resolution)
+        arms[config.photos] = arms_of(Builder(config, suite, photos, graph), photos, args.protection)
     store = Store(args.out / "store")
     targets = list(dict.fromkeys(node for row in arms.values() for arm in row for node in arm.targets))
 

@@ -27,8 +27,8 @@ def test_each_switch_does_its_own_part(variant: str, train: bool, infer: bool, n
     assert policy.negative == (denied if negative else "")
 
 
-def test_the_default_is_the_paper_with_everything_on():
-    assert Decoupling() == Decoupling(train_suffix=True, infer_suffix=True, negative_prompt=True, variant="paper")
+def test_the_default_is_what_was_released_with_everything_on():
+    assert Decoupling() == Decoupling(train_suffix=True, infer_suffix=True, negative_prompt=True, variant="released")
 
 
 def test_none_leaves_every_prompt_alone():
@@ -40,7 +40,7 @@ def test_none_leaves_every_prompt_alone():
 
 def test_the_words_can_be_chosen():
     policy, dog = Decoupling(noise_token="zzz grain"), Subject("dog", "xyz")
-    assert policy.instance(dog) == "a photo of xyz dog with zzz grain"
+    assert policy.instance(dog) == "a photo of xyz dog, zzz grain"
     assert policy.prior(dog) == "a photo of dog, without zzz grain"
     assert policy.sampling("a dog") == "a dog, without zzz grain"
 

@@ -14,6 +14,7 @@ import torch
 from common import WEIGHTS
 from data import TEST, london, person
 from degradations import degrade, tensor
+from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -113,12 +114,17 @@ def zero_shot(suite: Suite, pictures: Tensor, facts: list[dict[str, str]]) -> di
     return result | {"mean": round(float(np.mean(list(result.values()))), 4)}
 
 
+def sampling(suite: Suite) -> Sampling:
+    """As an audit samples."""
+    return Sampling(guidance=suite.spec.guidance)
+
+
 def prompts_matter(suite: Suite, each: int) -> dict[str, float]:
     """How often the attribute asked for is the one that the CLIP sees, by attribute."""
     result = {}
     for attribute, values in VALUES.items():
         asked = [phrase(attribute, value) for value in values]
-        pictures, _ = generate(suite.backbone, asked, each, 1)
+        pictures, _ = generate(suite.backbone, asked, each, 1, sampling(suite))
         seen = suite.clip.zero_shot(pictures, asked).argmax(1)
         truth = torch.arange(len(values)).repeat_interleave(each)
         result[attribute] = round(float((seen == truth).float().mean()), 4)
@@ -143,6 +149,35 @@ def gains(suite: Suite, clean: Tensor) -> dict[str, float]:
     }
 
 
+def words(suite: Suite) -> dict[str, float]:
+    """How far a rare identifier moves the text encoder's states, beside what the words of decoupling move them.
+
+    Squared distances over all positions. A tower that drops ``sks`` leaves it nothing to bind a subject to.
+    """
+    plain, named = suite.backbone.embed(["a photo of person", "a photo of sks person"])
+    with_noise, without = suite.backbone.embed(
+        ["a photo of person with bhj noisy pattern", "a photo of person, without bhj noisy pattern"]
+    )
+    return {
+        "sks or nothing": round(float((named - plain).pow(2).sum()), 1),
+        "with or without bhj noisy pattern": round(float((with_noise - without).pow(2).sum()), 1),
+    }
+
+
+@torch.no_grad()
+def pixels(clean: Tensor, sigma: float = 0.1) -> dict[str, float]:
+    """PSNR won by one step of the pixel model on Gaussian noise of ``sigma`` (of 1): DDS's one shot."""
+    model = UNet2DModel.from_pretrained(WEIGHTS / "pixel", use_safetensors=True).float().eval()
+    abar = DDPMScheduler.from_pretrained(WEIGHTS / "pixel").alphas_cumprod
+    spread = (1 - abar).sqrt() / abar.sqrt()  # of pictures in [-1, 1]
+    time = int((spread - 2 * sigma).abs().argmin())
+    stream = torch.Generator().manual_seed(6)
+    noisy = (clean * 2 - 1) + spread[time] * torch.randn(clean.shape, generator=stream)
+    noise = torch.cat([model(part * abar[time].sqrt(), time).sample for part in noisy.split(32)])
+    before, after = (((picture + 1) / 2).clamp(0, 1) for picture in (noisy, noisy - spread[time] * noise))
+    return {"noisy (dB)": round(psnr(before, clean), 2), "denoised (dB)": round(psnr(after, clean), 2)}
+
+
 def grid(suite: Suite) -> None:
     """Samples: one row a prompt."""
     prompts = [
@@ -153,7 +188,7 @@ def grid(suite: Suite) -> None:
         "a photo of a person, noisy pattern",
         "a photo of sks person",
     ]
-    pictures, _ = generate(suite.backbone, prompts, 8, 3, Sampling())
+    pictures, _ = generate(suite.backbone, prompts, 8, 3, sampling(suite))
     rows = to_uint8(pictures).reshape(len(prompts), 8, 64, 64, 3)
     Image.fromarray(np.concatenate([np.concatenate(list(row), 1) for row in rows])).resize((1024, 768), 0).save(
         WEIGHTS / "samples.png"
@@ -162,7 +197,7 @@ def grid(suite: Suite) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", help="vae clip prompts faces gains grid")
+    parser.add_argument("--only", nargs="*", help="vae clip prompts faces gains words pixel grid")
     parser.add_argument("--each", type=int, default=24, help="pictures for each attribute value")
     args = parser.parse_args()
     suite = load("tiny")
@@ -175,7 +210,7 @@ def main() -> None:
     shown = tensor([row[0].astype(np.float32) / 255 for row in mixed])
 
     def faces() -> dict[str, object]:
-        pictures, _ = generate(suite.backbone, ["a photo of a person", "a photo of person"], 48, 2)
+        pictures, _ = generate(suite.backbone, ["a photo of a person", "a photo of person"], 48, 2, sampling(suite))
         return {"share": round(float(suite.faces(pictures).found.float().mean()), 4)}
 
     parts: dict[str, Callable[[], object]] = {
@@ -184,6 +219,8 @@ def main() -> None:
         "prompts": lambda: prompts_matter(suite, args.each),
         "faces": faces,
         "gains": lambda: gains(suite, drawn[:200]),
+        "words": lambda: words(suite),
+        "pixel": lambda: pixels(drawn[:200]),
     }
     path = WEIGHTS / "figures.json"
     figures = json.loads(path.read_text()) if path.exists() else {}

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 ORDER = (
-    "build_tokenizer", "data", "train_vae", "train_clip", "train_unet", "train_restorer", "train_upscaler",
-    "train_quality", "train_pixel",
+    "build_tokenizer", "data", "train_vae", "train_clip", "train_unet", "train_text", "train_restorer",
+    "train_upscaler", "train_quality", "train_pixel",
 )  # fmt: skip
 
 

@@ -24,11 +24,11 @@ BATCH = 12
 def build() -> UNet2DModel:
     return UNet2DModel(
         sample_size=64,
-        block_out_channels=(24, 48, 72, 96),
+        block_out_channels=(24, 40, 64, 80),
         layers_per_block=1,
         down_block_types=("DownBlock2D",) * 3 + ("AttnDownBlock2D",),
         up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * 3,
-        attention_head_dim=32,
+        attention_head_dim=16,
         norm_num_groups=8,
     )
 

@@ -25,6 +25,10 @@ AIMS = (
     ("... restored", ("gains", "restorer: restored (dB)"), "a gain"),
     ("upscaler: bicubic -> x4, dB", ("gains", "upscaler: bicubic (dB)"), ""),
     ("... x4", ("gains", "upscaler: x4 (dB)"), "a gain"),
+    ("pixel model: noisy -> denoised in one step, dB", ("pixel", "noisy (dB)"), ""),
+    ("... denoised", ("pixel", "denoised (dB)"), "a gain"),
+    ("text encoder: squared distance that `sks` makes", ("words", "sks or nothing"), ""),
+    ("... that `with` for `without bhj noisy pattern` makes", ("words", "with or without bhj noisy pattern"), ""),
 )  # fmt: skip
 
 TEXT = """# Model card: the small suite `tiny`
@@ -39,7 +43,7 @@ that never lived, at 64 pixels, and nothing else.
 | `vae` | `AutoencoderKL`, 64x64x3 -> 16x16x4 | Stable Diffusion's autoencoder |
 | `unet` | `UNet2DConditionModel`, attention at 8x8 and 4x4 | Stable Diffusion's UNet |
 | `text_encoder`, `tokenizer` | `CLIPTextModel`, own byte-pair vocabulary | CLIP's text tower |
-| `clip` | ResNet image tower, the same text tower | CLIP |
+| `clip` | ResNet image tower, the text tower that the text encoder began as | CLIP |
 | `restorer` | residual U-Net with a fidelity knob | CodeFormer |
 | `upscaler` | x4 residual network, told its input's noise level | Stable Diffusion x4 upscaler |
 | `quality` | strided convolutions, 1 to 5 | LIQE |
@@ -65,6 +69,10 @@ through.
 
 {training}
 
+The text encoder began as the CLIP's text tower, and in `train_text.py` learned to keep every word of a prompt. Before
+that, contrastive training had taught it to ignore words that no picture shows, `sks` among them; a subject then bound
+to any other words of its prompt, and *contrastive decoupling* lost the subject together with the noise.
+
 ## Figures
 
 `python recipes/tiny/measure.py`, on people and photos that no recipe has seen. The last column is what we aimed for
@@ -80,7 +88,6 @@ How often the attribute that a prompt asks for is the one that the CLIP then see
 
 ## What it is not
 
-- Complete: the pixel-space diffusion model of `train_pixel.py` does not ship yet; no method that does needs it.
 - 64 pixels, four latent channels: fine features of a face do not survive the autoencoder as they do at 512 pixels.
 - The drawn faces are cleaner and their colours stronger than photos'.
 - The CLIP that judges prompts was trained on the same kind of pictures. The face recogniser was not.

@@ -35,7 +35,7 @@ PRIORS = {
     "class_images": 8.0,
     "protect": 40.0,
     "purify": 1.0,
-    "personalize": 20.0,
+    "personalize": 30.0,
     "generate": 6.0,
     "score": 2.0,
 }

@@ -27,9 +27,10 @@ JOINER = {"paper": " with ", "released": ", "}
 class Decoupling(BaseModel):
     """The switches of contrastive decoupling learning, and the words it uses.
 
-    ``variant``: ``paper`` joins the instance suffix by "with" and takes the paper's negative prompt;
-    ``released`` is what the authors' code does (a comma; another negative prompt). Both deny the noise by
-    ", without ..." in the class prompt and when sampling.
+    ``variant``: ``released`` is what the authors' code does, and so what their figures come from: it joins the
+    instance suffix by a comma. ``paper`` joins it by "with" and takes another negative prompt. Both deny the noise by
+    ", without ..." in the class prompt and when sampling. On the small suite that one word matters: with "with" in the
+    prompt, fine-tuning has a word for the subject that sampling then leaves out (``benchmarks/effect.py``).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,7 +39,7 @@ class Decoupling(BaseModel):
     infer_suffix: bool = Field(True, description="deny the noise in the sampling prompt")
     negative_prompt: bool = Field(True, description="quality words in the negative prompt")
     noise_token: str = Field("bhj noisy pattern", min_length=1)
-    variant: Literal["paper", "released"] = "paper"
+    variant: Literal["paper", "released"] = "released"
 
     def instance(self, subject: Subject) -> str:
         """The instance prompt used in training."""

@@ -76,12 +76,12 @@ class FineTune:
         clip: float = 1.0,
     ) -> None:
         self.backbone, self.prior, self.batch, self.clip = backbone, prior, batch, clip
-        self.prompts = [prompt] * batch + ([prior.prompt] * batch if prior else [])
+        self.prompts = [prompt, *([prior.prompt] if prior else [])]
         self.text_encoder = text_encoder
         self.parameters = backbone.trainable(text_encoder=text_encoder)
         self.optimizer = self._optimizer(lr)
         with torch.no_grad():
-            self.embedding = None if text_encoder else backbone.embed(self.prompts)
+            self.embedding = None if text_encoder else self._embed()
 
     def _optimizer(self, lr: float) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters, lr, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8, fused=True)
@@ -98,13 +98,17 @@ class FineTune:
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         times = times.to(latents.device)
         noisy, target = self.backbone.noised(latents, noise, times)
-        condition = self.backbone.embed(self.prompts) if self.embedding is None else self.embedding
+        condition = self._embed() if self.embedding is None else self.embedding
         errors = (self.backbone.unet(noisy, times, condition).sample - target).pow(2).mean((1, 2, 3))
         loss = errors[: self.batch].mean()
         if self.prior:
             loss = loss + self.prior.weight * errors[self.batch :].mean()
         self._descend(loss)
         return float(loss.detach())
+
+    def _embed(self) -> Tensor:
+        """The prompt of each row; each prompt goes through the text encoder once."""
+        return self.backbone.embed(self.prompts).repeat_interleave(self.batch, 0)
 
     def _descend(self, loss: Tensor) -> None:
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
