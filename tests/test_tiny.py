@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from redcloak.audit import Audit
 from redcloak.config import AuditConfig, Choice
@@ -128,3 +129,30 @@ def test_the_budget_of_every_protection_holds_on_disk(tmp_path: Path):
 def test_the_suite_checks_its_files():
     suite = load("tiny")
     assert suite.fingerprint("backbone") != suite.fingerprint("clip")
+
+
+def test_the_text_encoder_keeps_a_rare_word():
+    """An identifier that left no trace could not be told from nothing, and the subject would go to other words."""
+    embed = load("tiny").backbone.embed
+    plain, named, other = embed(["a photo of person", "a photo of sks person", "a photo of qzx person"])
+    suffixed, denied = embed(["a photo of person, bhj noisy pattern", "a photo of person, without bhj noisy pattern"])
+    moved = (named - plain).pow(2).sum()
+    assert moved > (suffixed - denied).pow(2).sum() / 10
+    assert (named - other).pow(2).sum() > moved / 4
+
+
+def test_the_pixel_model_takes_noise_off():
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    from redcloak.images import to_tensor
+    from redcloak.portraits import subject
+
+    folder = SUITES / "tiny" / "pixel"
+    model = UNet2DModel.from_pretrained(folder, use_safetensors=True).float().eval()
+    abar, time = DDPMScheduler.from_pretrained(folder).alphas_cumprod, 60
+    clean = to_tensor(subject(3, shots=4)) * 2 - 1
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    noisy = abar[time].sqrt() * clean + (1 - abar[time]).sqrt() * noise
+    with torch.no_grad():
+        left = noise - model(noisy, time).sample
+    assert left.pow(2).mean() < 0.3 * noise.pow(2).mean()

@@ -71,7 +71,8 @@ through.
 
 The text encoder began as the CLIP's text tower, and in `train_text.py` learned to keep every word of a prompt. Before
 that, contrastive training had taught it to ignore words that no picture shows, `sks` among them; a subject then bound
-to any other words of its prompt, and *contrastive decoupling* lost the subject together with the noise.
+to any other words of its prompt, and *contrastive decoupling* lost the subject together with the noise. In that turn
+512 of the drawn people have names, three letters each of which eight people share; `sks` is one of them.
 
 ## Figures
 
@@ -79,6 +80,10 @@ to any other words of its prompt, and *contrastive decoupling* lost the subject 
 before we began; what was reached stands as it is.
 
 {figures}
+
+*Prompts matter* misses its aim at the guidance that an audit samples with (3): a beard, glasses and an open mouth are
+too small for 16x16 latents to be sure of. *A subject can be learned*: `benchmarks/effect.py`, six people, lifts the
+identity from 0.213 to 0.614 [0.527, 0.695]; the photos' own is about 0.9.
 
 CLIP's zero-shot accuracy by attribute: {clip}
 
