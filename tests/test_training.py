@@ -144,7 +144,7 @@ def test_decoupling_changes_the_prompts_and_nothing_else(
     silent = Decoupling(train_suffix=False)
     assert same(trained(photos, replace(context, decoupling=silent), steps=1), plain)
     assert not same(trained(photos, replace(context, decoupling=Decoupling()), steps=1), plain)
-    told = ["a photo of sks person with bhj noisy pattern", "a photo of person, without bhj noisy pattern"]
+    told = ["a photo of sks person, bhj noisy pattern", "a photo of person, without bhj noisy pattern"]
     assert spoken == [[INSTANCE, CLASS], [INSTANCE, CLASS], told]
 
 
