@@ -39,15 +39,8 @@ def arms_of(builder: Builder, photos: Photos, protection: str) -> list[Arm]:
     alone = builder.arm("protected+cdl", "+ CDL", "", builder.protected, cdl=True, protection=protection)
     words = {"decoupling": builder.config.decoupling.model_copy(update={"variant": "paper"})}
     paper = Builder(builder.config.model_copy(update=words), builder.suite, photos, builder.graph)
-    other = paper.arm(
-        "red_team_paper",
-        "Red team in the paper's words",
-        "",
-        paper.protected,
-        builder.config.red_team,
-        True,
-        protection,
-    )
+    cure, title = builder.config.red_team, "Red team in the paper's words"
+    other = paper.arm("red_team_paper", title, "", paper.protected, cure, True, protection)
     return [*builder.arms(), alone, other]
 
 
@@ -76,11 +69,7 @@ def claims(scores: Table) -> dict[str, str]:
     for metric in ("identity_zero", "quality"):
         found[f"clean - random noise, {metric}"] = str(minus("clean", "random_noise", metric))
         found[f"clean - ASPL, {metric}"] = str(minus("clean", "protected", metric))
-        for name in [f"protected+{purifier}" for purifier in PURIFIERS] + [
-            "protected+cdl",
-            "red_team",
-            "red_team_paper",
-        ]:
+        for name in (*(f"protected+{purifier}" for purifier in PURIFIERS), *DECOUPLED):
             share = recovered(of("protected", metric), of(name, metric), of("clean", metric))
             found[f"share of the gap that {name} recovers, {metric}"] = str(share)
         for purifier in PURIFIERS:

@@ -17,14 +17,14 @@ import re
 
 import numpy as np
 import torch
-from common import STATE, WEIGHTS, Loop, arguments, batch_rng, half
+from common import STATE, WEIGHTS, Loop, arguments, batch_rng
 from data import SHOTS
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from export import save_module
 from torch import Tensor, nn
 from torch.nn import functional as F
-from train_unet import BATCH, build, latents, schedule, text_encoder
+from train_unet import BATCH, build, denoising, latents, schedule, text_encoder
 from transformers import CLIPTextModel, CLIPTokenizer
 
 KEEP = 0.1  # weight of the two losses on words
@@ -65,7 +65,6 @@ def main() -> None:
     pair = Pair(unet, text_encoder().requires_grad_(True))
     noising = schedule()
     codes, captions = latents()
-    abar = noising.alphas_cumprod
     loop = Loop("text", pair, args.steps, 3e-4, decay=0.998)
 
     def words(rng: np.random.Generator, index: int) -> str:
@@ -83,14 +82,7 @@ def main() -> None:
         tokens = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         states = pair.encoder(tokens).last_hidden_state
         clean = codes[torch.from_numpy(chosen)].float()
-        noise = torch.randn(clean.shape, generator=stream)
-        times = torch.randint(0, 1000, (BATCH,), generator=stream)
-        with half():
-            answer = unet(noising.add_noise(clean, noise, times), times, states).sample
-        error = answer.float() - noising.get_velocity(clean, noise, times)
-        snr = abar[times] / (1 - abar[times])
-        denoising = (error.pow(2).mean((1, 2, 3)) * snr.clamp(max=5) / (snr + 1)).mean()
-        return denoising + KEEP * pair.kept(tokens, states)
+        return denoising(unet, noising, clean, states, stream) + KEEP * pair.kept(tokens, states)
 
     if not args.export_only:
         loop.run(loss)

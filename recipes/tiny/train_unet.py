@@ -81,13 +81,26 @@ def text_encoder() -> CLIPTextModel:
     return encoder.eval().requires_grad_(False)
 
 
+def denoising(
+    unet: UNet2DConditionModel, noising: DDPMScheduler, clean: Tensor, states: Tensor, stream: torch.Generator
+) -> Tensor:
+    """The weighted velocity loss of clean latents ``(N, 4, 16, 16)`` under text states; draws noise, then steps."""
+    noise = torch.randn(clean.shape, generator=stream)
+    times = torch.randint(0, 1000, (len(clean),), generator=stream)
+    with half():
+        answer = unet(noising.add_noise(clean, noise, times), times, states).sample
+    error = answer.float() - noising.get_velocity(clean, noise, times)
+    abar = noising.alphas_cumprod[times]
+    snr = abar / (1 - abar)
+    return (error.pow(2).mean((1, 2, 3)) * snr.clamp(max=5) / (snr + 1)).mean()
+
+
 def main() -> None:
     args = arguments(10500, __doc__ or "")
     tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer")
     encoder, unet, noising = text_encoder(), build(), schedule()
     codes, captions = latents()
     unet.set_attn_processor(AttnProcessor())
-    abar = noising.alphas_cumprod
     loop = Loop("unet", unet, args.steps, 6e-4, decay=0.999)
 
     def words(rng: np.random.Generator, index: int) -> str:
@@ -100,16 +113,8 @@ def main() -> None:
         prompts = [words(rng, int(index)) for index in chosen]
         tokens = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         with torch.no_grad():
-            condition = encoder(tokens).last_hidden_state
-        clean = codes[torch.from_numpy(chosen)].float()
-        noise = torch.randn(clean.shape, generator=stream)
-        times = torch.randint(0, 1000, (BATCH,), generator=stream)
-        velocity = noising.get_velocity(clean, noise, times)
-        with half():
-            answer = unet(noising.add_noise(clean, noise, times), times, condition).sample
-        error = answer.float() - velocity
-        snr = abar[times] / (1 - abar[times])
-        return (error.pow(2).mean((1, 2, 3)) * snr.clamp(max=5) / (snr + 1)).mean()
+            states = encoder(tokens).last_hidden_state
+        return denoising(unet, noising, codes[torch.from_numpy(chosen)].float(), states, stream)
 
     if not args.export_only:
         loop.run(loss)

@@ -72,7 +72,7 @@ through.
 The text encoder began as the CLIP's text tower, and in `train_text.py` learned to keep every word of a prompt. Before
 that, contrastive training had taught it to ignore words that no picture shows, `sks` among them; a subject then bound
 to any other words of its prompt, and *contrastive decoupling* lost the subject together with the noise. In that turn
-512 of the drawn people have names, three letters each of which eight people share; `sks` is one of them.
+512 of the drawn people have names, three letters each of which some eight people share; `sks` is one.
 
 ## Figures
 
