@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
-from redcloak.api import Budget
-from redcloak.ascent import ascend, constant, decaying, direction, project, quantise, random_start
+from redcloak.api import Budget, Context
+from redcloak.ascent import Plan, ascend, constant, decaying, direction
 from redcloak.backbone import Backbone
+from redcloak.balls import project, quantise, random_start
 from redcloak.objectives import denoising, encoder_distance, value_and_gradient
 from redcloak.rng import generators
 
@@ -23,7 +24,7 @@ BUDGETS = st.integers(1, 64) | st.floats(1, 64, width=32)
 
 def towards(goal: Tensor):
     """A loss with a known gradient: ``goal - x``."""
-    return lambda images, _: -0.5 * (images - goal).pow(2).flatten(1).sum(1)
+    return lambda images, _, rows=slice(None): -0.5 * (images - goal[rows]).pow(2).flatten(1).sum(1)
 
 
 def spread(images: Tensor) -> Tensor:
@@ -100,11 +101,7 @@ def test_the_path_is_the_closed_form(rule):
         clean,
         towards(goal),
         generators(0, "x", 2),
-        budget=budget,
-        step_size=size,
-        steps=3,
-        rule=rule,
-        schedule=decaying,
+        Plan(budget, size, 3, rule, decaying),
     )
     assert np.abs(result.numpy() - expected).max() < 1e-5
 
@@ -112,8 +109,8 @@ def test_the_path_is_the_closed_form(rule):
 def test_the_loss_is_told_and_rises():
     clean, told = torch.full(SHAPE, 0.5), []
     ascend(
-        clean, clean, towards(spread(clean)), generators(0, "x", 1), budget=Budget(0.3), step_size=0.02, steps=5,
-        progress=lambda done, total, values: told.append((done, total, values["loss"])),
+        clean, clean, towards(spread(clean)), generators(0, "x", 1), Plan(Budget(0.3), 0.02, 5),
+        Context(None, progress=lambda done, total, values: told.append((done, total, values["loss"]))),
     )  # fmt: skip
     assert [row[:2] for row in told] == [(step, 5) for step in range(1, 6)]
     assert told[0][2] == pytest.approx(float(towards(spread(clean))(clean, None)))
@@ -143,7 +140,7 @@ def explicit_step(image: Tensor, clean: Tensor, loss) -> tuple[Tensor, Tensor]:
 def test_one_step_on_the_denoising_loss_is_the_step_of_the_formula(backbone: Backbone, photos: Tensor):
     start = random_start(photos, ELEVEN, generators(5, "s", 3))
     objective = denoising(backbone, "a photo of person")
-    result = ascend(start, photos, objective, generators(0, "x", 3), budget=ELEVEN, step_size=2 / 255, steps=1)
+    result = ascend(start, photos, objective, generators(0, "x", 3), Plan(ELEVEN, 2 / 255, 1))
     for index, stream in enumerate(generators(0, "x", 3)):
         one = slice(index, index + 1)
         expected, gradient = explicit_step(
@@ -158,7 +155,7 @@ def test_one_step_of_photoguard_is_the_step_of_the_formula(backbone: Backbone, p
     start = random_start(photos, ELEVEN, generators(5, "s", 3))
     goal = torch.full((3, 4, 16, 16), 0.2)
     objective = encoder_distance(backbone, goal)
-    result = ascend(start, photos, objective, generators(0, "x", 3), budget=ELEVEN, step_size=2 / 255, steps=1)
+    result = ascend(start, photos, objective, generators(0, "x", 3), Plan(ELEVEN, 2 / 255, 1))
     for index in range(3):
         one = slice(index, index + 1)
         expected, gradient = explicit_step(
@@ -185,3 +182,51 @@ def test_draws_are_averaged_and_come_from_one_pass_of_the_encoder(backbone: Back
     latents, words = backbone.encode(photos, streams), backbone.embed(["a photo"] * 3)
     expected = sum(backbone.denoising_loss(latents, words, streams) for _ in range(3)) / 3
     assert torch.allclose(loss, expected, rtol=1e-5)
+
+
+def apgd_by_the_book(start: np.ndarray, loss, gradient, radius: float, step: float, steps: int) -> np.ndarray:
+    """Croce & Hein 2020, algorithm 1, for one image in [0, 1], written from the paper."""
+
+    def inside(x: np.ndarray) -> np.ndarray:
+        return np.clip(np.clip(x, start - radius, start + radius), 0, 1)
+
+    checkpoints, last, gap = [0], 0.0, 0.22
+    while last < 1:
+        last, gap = last + gap, max(gap - 0.03, 0.06)
+        checkpoints.append(max(int(np.ceil(last * steps)), checkpoints[-1] + 1))
+    x, before, size = start, start, step
+    best, best_loss, losses = start, -np.inf, []
+    since_size, since_best = size, -np.inf
+    at = 0
+    for k in range(steps):
+        losses.append(loss(x))
+        if losses[-1] > best_loss:
+            best, best_loss = x, losses[-1]
+        if k + 1 in checkpoints:
+            window = losses[at : k + 1]
+            gained = sum(b > a for a, b in zip([losses[at - 1] if at else -np.inf, *window[:-1]], window, strict=True))
+            if gained < 0.75 * len(window) or (since_size == size and since_best == best_loss):
+                since_size, since_best, size, x = size, best_loss, size / 2, best
+            else:
+                since_size, since_best = size, best_loss
+            at = k + 1
+        ahead = inside(x + size * np.sign(gradient(x)))
+        share = 0.75 if k else 1.0
+        x, before = inside(x + share * (ahead - x) + (1 - share) * (x - before)), x
+    return best
+
+
+def test_apgd_is_the_algorithm_of_its_paper():
+    """On a narrow valley whose steps overshoot, so that sizes are halved and the best point is taken up again."""
+    clean = torch.full((1, 3, 4, 4), 0.5)
+    goal = clean + 0.03 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    plan = Plan(ELEVEN, 0.04, 30, "apgd")
+    ours = ascend(clean, clean, towards(goal), generators(0, "p", 1), plan)
+    book = apgd_by_the_book(
+        clean.numpy().astype(np.float64),
+        lambda x: -0.5 * ((x - goal.numpy()) ** 2).sum(),
+        lambda x: goal.numpy() - x,
+        ELEVEN.radius, 0.04, 30,
+    )  # fmt: skip
+    assert np.abs(ours.numpy() - book).max() < 2e-3
+    assert float(towards(goal)(ours, None)) > float(towards(goal)(clean, None)) / 4

@@ -174,6 +174,37 @@ def test_a_step_gives_the_pixels_of_the_audit(here: Path, suite, photos):
     assert all(linf_on_disk(*pair) == 0 for pair in pairs)
 
 
+def test_a_killed_protection_goes_on(here: Path, suite, photos, capsys, monkeypatch):
+    """Killed after three steps of eight; the same command refuses to drop them, and --resume ends as if unharmed."""
+    from redcloak import ascent, checkpoint
+
+    advdm = ("protect", photos, "--with", "advdm", "--set", "steps=8", "--set", "class_images=0", "--suite", suite)
+    assert run(*advdm, "--out", "whole") == 0
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
+    value_and_gradient, left = ascent.value_and_gradient, [3]
+
+    def killed(*arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return value_and_gradient(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ascent, "value_and_gradient", killed)
+        assert run(*advdm, "--out", "p") == 130
+    assert not Path("p").exists()
+    capsys.readouterr()
+    assert run(*advdm, "--out", "p") == 2
+    assert "--resume goes on, --force begins anew" in capsys.readouterr().err
+    steps = []
+    monkeypatch.setattr(ascent, "value_and_gradient", lambda *a: steps.append(1) or value_and_gradient(*a))
+    assert run(*advdm, "--out", "p", "--resume") == 0
+    assert len(steps) == 5
+    pairs = zip(list_images(Path("p")), list_images(Path("whole")), strict=True)
+    assert not any(linf_on_disk(*pair) for pair in pairs)
+    assert not [name for name in os.listdir(here) if name.startswith(".p")]
+
+
 def test_a_suite_draws_too(here: Path, suite):
     assert run("generate", suite, "-n", "1", "--steps", "2", "--seed", "3", "--out", "drawn") == 0
     assert len(list_images(here / "drawn")) == 2  # the two prompts of the configuration
@@ -351,7 +382,7 @@ MISTAKES = {
     "one photo, learnt": ("personalize {bad}/one --suite {suite}", "1 photo found, DreamBooth needs at least 2"),
     "no photos": ("audit", "PHOTOS is missing"),
     "no reference": ("score {photos}", "--reference is missing"),
-    "unknown protection": ("audit {photos} --protection asppl --suite {suite}", "did you mean 'aspl'?"),
+    "unknown protection": ("audit {photos} --protection asppl --suite {suite}", "did you mean 'aspl' or 'easpl'?"),
     "unknown purifier": ("purify {photos} --with jpg", "unknown purifier 'jpg': did you mean 'jpeg'?"),
     "unknown trainer": ("personalize {photos} --with dreamboth", "did you mean 'dreambooth'?"),
     "unknown metric": ("score {photos} --reference {photos} --metric idenity", "did you mean 'identity'"),

@@ -32,8 +32,10 @@ TOGETHER = [name for name in PROTECTIONS if "protected together" in " ".join(loa
 
 def quick(entry: Entry, **settings: Any) -> Any:
     """The method's defaults, its loops cut to two turns."""
-    loops = [name for name in entry.config.model_fields if name.endswith(("steps", "rounds"))]
-    return entry.configure(**(dict.fromkeys(loops, 2) | settings))
+    fields = entry.config.model_fields
+    loops = [name for name in fields if name.endswith(("steps", "rounds", "unroll", "snapshots"))]
+    base = {"base": {"name": "advdm", "settings": {"steps": 2}}} if "base" in fields else {}
+    return entry.configure(**(dict.fromkeys(loops, 2) | base | settings))
 
 
 def apply(entry: Entry, images: Tensor, context: Context, seed: int = 0, **settings: Any) -> Tensor:

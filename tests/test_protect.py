@@ -12,6 +12,7 @@ from redcloak.images import to_uint8
 from redcloak.objectives import denoising
 from redcloak.protect import advdm, aspl, none, photoguard, random_noise
 from redcloak.rng import generators
+from redcloak.surrogate import Surrogate
 
 ASPL = {"rounds": 1, "clean_steps": 1, "ascent_steps": 2, "protected_steps": 1, "lr": 3e-3, "step_size": 3.0}
 
@@ -130,13 +131,13 @@ def test_only_what_aspl_learned_from_protected_photos_lasts(
 ):
     """The surrogate before each of its turns: clean and protected, clean and protected."""
     surrogates: list[str] = []
-    train = aspl._train
+    learn = Surrogate.learn
 
     def spy(*arguments) -> None:
         surrogates.append(checksum(context.suite.backbone))
-        train(*arguments)
+        learn(*arguments)
 
-    monkeypatch.setattr(aspl, "_train", spy)
+    monkeypatch.setattr(Surrogate, "learn", spy)
     protect(aspl, photos, context, **(ASPL | {"rounds": 2, "protected_steps": kept_steps}))
     first, first_kept, second, second_kept = surrogates
     assert first == first_kept, "clean steps were not discarded"

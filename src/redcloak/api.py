@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from redcloak.suite import Suite
 
 Kind = Literal["protect", "purify", "personalize", "metrics"]
+Norm = Literal["linf", "l2"]
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
@@ -29,20 +30,21 @@ def silent(done: int, total: int, values: dict[str, float]) -> None:
 class Budget:
     """The size of a protective perturbation: a norm and its radius in [0, 1] pixel units.
 
-    It holds for the saved PNG: ``max |protected - clean|`` after both are read back from disk.
+    ``linf`` bounds the largest change of a value, ``l2`` the root of the mean squared change over a photo: so both
+    have the same unit at any resolution. It holds for the saved PNG, after both files are read back from disk.
     """
 
     radius: float
-    norm: Literal["linf"] = "linf"
+    norm: Norm = "linf"
 
     @classmethod
-    def of_255(cls, steps: float) -> Budget:
+    def of_255(cls, steps: float, norm: Norm = "linf") -> Budget:
         """A budget in 8-bit steps, as papers print it: ``Budget.of_255(11)`` is 11/255."""
-        return cls(radius=steps / 255)
+        return cls(radius=steps / 255, norm=norm)
 
     def __str__(self) -> str:
         """The budget as papers print it."""
-        return f"{self.radius * 255:g}/255"
+        return f"{self.radius * 255:g}/255" + (" (L2)" if self.norm == "l2" else "")
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,46 @@ class Subject:
         return f"a photo of {self.class_noun}"
 
 
+class Lens(Protocol):
+    """What a protection's images pass before a loss looks at them: a purifier, or several, made differentiable.
+
+    Images ``(N, 3, H, W)`` in [0, 1] and a generator each -> images of the same shape.
+    """
+
+    def __call__(self, images: Tensor, generators: Sequence[Generator]) -> Tensor: ...
+
+
+class Checkpoint(Protocol):
+    """Where a long method keeps its state, so that a kill costs a minute and not the whole."""
+
+    def load(self) -> dict[str, Tensor]:
+        """The state that was kept last; empty where there is none."""
+        ...
+
+    def save(self, state: Callable[[], dict[str, Tensor]]) -> None:
+        """Keep a state, where the last is old enough to be worth it; it is only then asked for."""
+        ...
+
+
+class NoCheckpoint:
+    """A checkpoint that keeps nothing."""
+
+    def load(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def save(self, state: Callable[[], dict[str, Tensor]]) -> None:
+        """Keep nothing."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What a method may use beside its images.
 
     ``reference`` holds the clean pictures that a protection may train its surrogate on, or that a score compares
-    with; ``prompts`` the prompt of each picture that is scored. ``progress`` takes (done, total, values).
+    with; ``prompts`` the prompt of each picture that is scored. ``progress`` takes (done, total, values). ``lens`` is
+    what an adaptive protection looks through, ``lens_draws`` times a step; ``decoupling`` the prompts of the trainer,
+    or of a surrogate. ``checkpoint`` keeps the state of a long method.
     """
 
     suite: Suite
@@ -83,6 +119,9 @@ class Context:
     reference: Tensor | None = None
     prompts: tuple[str, ...] = ()
     progress: Progress = silent
+    lens: Lens | None = None
+    lens_draws: int = 1
+    checkpoint: Checkpoint = field(default_factory=NoCheckpoint)
 
 
 class Protector(Protocol):
@@ -126,6 +165,7 @@ class Method:
     """The metadata each method file declares as ``METHOD``: what it is, whose it is, what it may be used for.
 
     ``version`` enters the cache key: raise it whenever the same configuration gives another result.
+    ``differentiable``: gradients flow through a purifier, so that an adaptive protection need not approximate them.
     """
 
     title: str
@@ -134,6 +174,7 @@ class Method:
     license: str = "Apache-2.0"
     stochastic: bool = False
     needs: tuple[str, ...] = ()
+    differentiable: bool = False
     scores: dict[str, Score] = field(default_factory=dict)
 
 

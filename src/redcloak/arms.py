@@ -20,7 +20,7 @@ from typing import Any
 from redcloak import registry
 from redcloak.api import Kind
 from redcloak.config import AuditConfig, Choice, MethodConfig
-from redcloak.images import folder_digest
+from redcloak.images import file_digest, folder_digest
 from redcloak.matrix import Graph, Node
 from redcloak.prompts import NONE, Decoupling
 from redcloak.report.model import CLEAN, PROTECTED, RANDOM_NOISE, RED_TEAM, UNTUNED
@@ -29,6 +29,7 @@ from redcloak.report.table import Row, Source
 from redcloak.store import Artifact
 from redcloak.subjects import Photos
 from redcloak.suite import Suite
+from redcloak.suite import load as load_suite
 
 PRIORS = {
     "photos": 0.5,
@@ -74,7 +75,7 @@ class Builder:
     """Builds the graph of one audit; every arm that shares a stage shares its node."""
 
     def __init__(self, config: AuditConfig, suite: Suite, photos: Photos, graph: Graph | None = None) -> None:
-        self.config, self.suite, self.subject = config, suite, photos.name
+        self.config, self.suite, self.photos, self.subject = config, suite, photos, photos.name
         self.graph = Graph() if graph is None else graph
         self.guidance = config.guidance or suite.spec.guidance
         self.transport = {"suite": config.suite, "device": config.device}
@@ -84,6 +85,10 @@ class Builder:
         self.names = list(photos.train_names)
         self.class_images = self._class_images() if config.class_images else None
         self.protected = self._given(photos) if config.already_protected else self.protect(config.protection)
+
+    def but(self, **changes: Any) -> Builder:
+        """A builder on the same graph whose configuration differs."""
+        return Builder(self.config.model_copy(update=changes), self.suite, self.photos, self.graph)
 
     @property
     def prompts(self) -> list[str]:
@@ -160,14 +165,19 @@ class Builder:
         resolved: MethodConfig = entry.configure(**settings)
         weights = {
             slot: self.suite.faces.fingerprint() if slot == "faces" else self.suite.fingerprint(slot)
-            for slot in entry.method.needs
+            for slot in entry.needs(resolved)
         }
-        return entry, {
+        parts = {part.name: self.method(of, part)[1] for of, part in resolved.parts()}
+        others = {name: load_suite(name).fingerprint("backbone") for name in resolved.suites()}
+        files = {name: file_digest(value) for name, value in resolved if isinstance(value, Path)}
+        found = {
             "name": choice.name,
             "settings": resolved.key_fields(),
             "version": entry.method.version,
             "weights": weights,
         }
+        more_of_it = {"parts": parts, "suites": others, "files": files}
+        return entry, found | {name: value for name, value in more_of_it.items() if value}
 
     def protect(self, choice: Choice) -> Node:
         """The photos with a protective perturbation; the class images go along where there is a surrogate."""

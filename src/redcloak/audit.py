@@ -16,7 +16,7 @@ from redcloak import __version__, registry
 from redcloak.api import Budget, Kind, Score
 from redcloak.arms import PRIORS, Arm, Builder
 from redcloak.checks import Run, run_checks
-from redcloak.config import AuditConfig
+from redcloak.config import AuditConfig, Choice
 from redcloak.errors import UserError
 from redcloak.execute import Event, run
 from redcloak.images import check_writable, list_images, read_image
@@ -60,7 +60,7 @@ class Audit:
         _check_prompts(config)
         builder = Builder(config, suite, photos)
         arms = builder.arms()
-        suite.check("backbone", *(slot for kind, name in used(config) for slot in _needs(kind, name)))
+        suite.check("backbone", *(slot for kind, choice in chosen(config) for slot in _needs(suite, kind, choice)))
         check_writable(out)
         return cls(config, out, photos, suite, arms, builder.graph, Store(store or out / "store"))
 
@@ -83,10 +83,7 @@ class Audit:
         return report
 
     def _artifact(self, node: Node) -> Artifact:
-        artifact = self.store.open(node.key)
-        if artifact is None:
-            raise UserError(f"{node.label}: its result was damaged meanwhile; run the same command again.")
-        return artifact
+        return self.store.read(node.key, node.label)
 
     def _pictures(self, arm: Arm) -> ArmPictures:
         drawn = []
@@ -112,8 +109,13 @@ class Audit:
         change = None
         if arm.trained_on and arm.trained_on.stage == "purify":
             change = self._artifact(arm.trained_on).manifest.notes["largest_change"]
+        share = None
+        if arm.photos and arm.photos.stage == "protect":
+            share = self._artifact(arm.photos).manifest.notes.get("lens_gradient")
         seconds = round(sum(manifest.wall_seconds for manifest in manifests), 1)
-        return arm.summary.model_copy(update={"purifier_steps": change, "wall_seconds": seconds})
+        return arm.summary.model_copy(
+            update={"purifier_steps": change, "lens_gradient": share, "wall_seconds": seconds}
+        )
 
     def _report(self, scores: Table) -> Report:
         arms = tuple(self._summary(arm) for arm in self.arms)
@@ -160,7 +162,7 @@ class Audit:
 
     def _methods(self) -> tuple[MethodUsed, ...]:
         methods = []
-        for kind, name in used(self.config):
+        for kind, name in used(self.config, self.suite):
             method = registry.load(kind, name).method
             free = not any(word in method.license.lower().split("(")[0] for word in RESEARCH_ONLY)
             methods.append(MethodUsed(
@@ -191,21 +193,32 @@ def audit(
     return Audit.prepare(config, out, store).run(on_event)
 
 
-def used(config: AuditConfig) -> tuple[tuple[Kind, str], ...]:
-    """Every method of an audit, once: (kind, name)."""
-    protections = ["random_noise"] if config.already_protected else [config.protection.name, "random_noise"]
-    purifiers = [step.name for chain in (*config.purifiers, config.red_team) for step in chain]
-    kinds: list[tuple[Kind, list[str]]] = [
-        ("protect", protections),
+def chosen(config: AuditConfig) -> list[tuple[Kind, Choice]]:
+    """Every method of an audit with its settings."""
+    protections = [] if config.already_protected else [config.protection]
+    purifiers = [step for chain in (*config.purifiers, config.red_team) for step in chain]
+    kinds: list[tuple[Kind, list[Choice]]] = [
+        ("protect", [*protections, Choice(name="random_noise")]),
         ("purify", purifiers),
-        ("personalize", [config.trainer.name]),
-        ("metrics", [*config.metrics, "fidelity"]),
+        ("personalize", [config.trainer]),
+        ("metrics", [Choice(name=name) for name in (*config.metrics, "fidelity")]),
     ]
-    return tuple(dict.fromkeys((kind, name) for kind, names in kinds for name in names))
+    return [(kind, choice) for kind, choices in kinds for choice in choices]
 
 
-def _needs(kind: Kind, name: str) -> tuple[str, ...]:
-    return registry.load(kind, name).method.needs
+def used(config: AuditConfig, suite: Suite) -> tuple[tuple[Kind, str], ...]:
+    """Every method of an audit and every part of one, once: (kind, name)."""
+    found: list[tuple[Kind, str]] = []
+    for kind, choice in chosen(config):
+        entry = registry.load(kind, choice.name)
+        parts = entry.configure(**suite.settings(choice.name, choice.settings)).parts()
+        found += [(kind, choice.name), *((of, part.name) for of, part in parts)]
+    return tuple(dict.fromkeys(found))
+
+
+def _needs(suite: Suite, kind: Kind, choice: Choice) -> tuple[str, ...]:
+    entry = registry.load(kind, choice.name)
+    return entry.needs(entry.configure(**suite.settings(choice.name, choice.settings)))
 
 
 def command(config: AuditConfig, out: Path) -> str:

@@ -76,10 +76,15 @@ class Backbone:
             latents = latents + posterior.std * randn(latents, generators)
         return latents * float(self.vae.config.scaling_factor)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents -> images in [0, 1]."""
-        pictures: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor).sample
-        return ((pictures + 1) / 2).clamp(0, 1)
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the encoder's posterior, unscaled, differentiable."""
+        found = self.vae.encode(images.to(self.device) * 2 - 1).latent_dist
+        return found.mean, found.logvar
+
+    def decode(self, latents: Tensor, *, clamp: bool = True) -> Tensor:
+        """Scaled latents -> images in [0, 1]; without ``clamp`` they may leave it, and keep their gradient there."""
+        pictures: Tensor = (self.vae.decode(latents / self.vae.config.scaling_factor).sample + 1) / 2
+        return pictures.clamp(0, 1) if clamp else pictures
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> the text encoder's last hidden states ``(N, L, D)``, padded as Stable Diffusion pads."""
@@ -94,12 +99,25 @@ class Backbone:
         velocity = self.scheduler.config.prediction_type == "v_prediction"
         return signal * latents + spread * noise, signal * noise - spread * latents if velocity else noise
 
-    def denoising_loss(self, latents: Tensor, embeddings: Tensor, generators: Sequence[Generator]) -> Tensor:
+    def predicted_noise(self, noisy: Tensor, times: Tensor, embeddings: Tensor) -> Tensor:
+        """The noise that the UNet sees in ``z_t``, whether it predicts the noise or the velocity."""
+        guess: Tensor = self.unet(noisy, times, embeddings).sample
+        if self.scheduler.config.prediction_type != "v_prediction":
+            return guess
+        signal = self.alphas_cumprod[times].sqrt().view(-1, 1, 1, 1)
+        spread = (1 - self.alphas_cumprod[times]).sqrt().view(-1, 1, 1, 1)
+        return signal * guess + spread * noisy
+
+    def denoising_loss(
+        self, latents: Tensor, embeddings: Tensor, generators: Sequence[Generator], times: Tensor | None = None
+    ) -> Tensor:
         """One Monte-Carlo draw of the training loss for each latent: ``|eps_theta(z_t, t, c) - eps|^2``, ``(N,)``.
 
-        Row ``i`` draws its step and its noise from ``generators[i]``.
+        Row ``i`` draws its step, unless ``times`` gives it, and its noise from ``generators[i]``.
         """
-        times = randint(len(self.alphas_cumprod), generators).to(self.device)
+        if times is None:
+            times = randint(len(self.alphas_cumprod), generators)
+        times = times.to(self.device)
         noisy, target = self.noised(latents, randn(latents, generators), times)
         error: Tensor = self.unet(noisy, times, embeddings).sample - target
         return error.pow(2).mean((1, 2, 3))
@@ -119,19 +137,58 @@ class Backbone:
 
         Cite: Song et al., "Denoising Diffusion Implicit Models", ICLR 2021 (eta = 0).
         """
+        side = (size // self.factor) if size else int(self.unet.config.sample_size)
+        shape = (len(prompts), int(self.unet.config.in_channels), side, side)
+        latents = randn(torch.empty(shape, device=self.device), generators)
+        away, towards = self.embed([negative] * len(prompts)), self.embed(prompts)
+        return self.decode(self.denoise(latents, towards, away, self.sampler(steps), guidance))
+
+    def sampler(self, steps: int) -> Any:
+        """A DDIM scheduler on this backbone's schedule, set to ``steps``."""
         from diffusers import DDIMScheduler
 
         sampler = DDIMScheduler.from_config(self.scheduler.config)
         sampler.set_timesteps(steps, device=self.device)
-        side = (size // self.factor) if size else int(self.unet.config.sample_size)
-        shape = (len(prompts), int(self.unet.config.in_channels), side, side)
-        latents = randn(torch.empty(shape, device=self.device), generators)
-        condition = torch.cat([self.embed([negative] * len(prompts)), self.embed(prompts)])
-        for time in sampler.timesteps:
+        return sampler
+
+    def denoise(
+        self, latents: Tensor, towards: Tensor, away: Tensor, sampler: Any, guidance: float, last: int | None = None
+    ) -> Tensor:
+        """Noisy latents -> clean ones by DDIM with classifier-free guidance between two embeddings; differentiable.
+
+        ``last`` runs only that many of the sampler's last steps, on latents that were noised to the first of them.
+        """
+        condition = torch.cat([away, towards])
+        times = sampler.timesteps if last is None else sampler.timesteps[-last:]
+        for time in times:
             pair = self.unet(torch.cat([latents, latents]), time, condition).sample
-            without, towards = pair.chunk(2)
-            latents = sampler.step(without + guidance * (towards - without), time, latents).prev_sample
-        return self.decode(latents)
+            without, wanted = pair.chunk(2)
+            latents = sampler.step(without + guidance * (wanted - without), time, latents).prev_sample
+        return latents
+
+    def edit(
+        self,
+        images: Tensor,
+        prompt: str,
+        generators: Sequence[Generator],
+        *,
+        steps: int = 25,
+        strength: float = 0.5,
+        guidance: float = 7.5,
+        clamp: bool = True,
+    ) -> Tensor:
+        """img2img: noise the images' latents to ``strength`` of the way and denoise them under ``prompt``.
+
+        Differentiable with respect to the images, everywhere with ``clamp=False``. Random: the noise, from
+        ``generators[i]``.
+
+        Cite: Meng et al., "SDEdit: Guided Image Synthesis and Editing", ICLR 2022.
+        """
+        latents, sampler, last = self.encode(images), self.sampler(steps), max(1, round(strength * steps))
+        noisy, _ = self.noised(latents, randn(latents, generators), sampler.timesteps[-last].expand(len(images)))
+        with torch.no_grad():
+            away, towards = self.embed([""] * len(images)), self.embed([prompt] * len(images))
+        return self.decode(self.denoise(noisy, towards, away, sampler, guidance, last), clamp=clamp)
 
     @property
     def factor(self) -> int:

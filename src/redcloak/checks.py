@@ -13,6 +13,7 @@ from math import isnan, nan
 import numpy as np
 
 from redcloak.api import Budget, Flag, Score
+from redcloak.masking import blind
 from redcloak.report.model import CLEAN, PRIMARY, PROTECTED, RANDOM_NOISE, UNTUNED, Arm
 from redcloak.report.table import Table
 from redcloak.report.verdict import learned
@@ -199,6 +200,15 @@ def check_seed_spread(run: Run) -> Flag | None:
         return None
     message = f"seeds alone move identity by {spreads[arm]:.3f}, the protection by {effect.estimate:.3f}."
     return Flag("seed-spread", arm, message)
+
+
+def check_gradient_vanishes(run: Run) -> Flag | None:
+    """Hardly any gradient passed the purifier that an adaptive protection was crafted through."""
+    for arm in run.arms:
+        message = None if arm.lens_gradient is None else blind(arm.lens_gradient)
+        if message and _only_perturbed(arm):
+            return Flag("gradient-vanishes", arm.name, message)
+    return None
 
 
 def check_white_box(run: Run) -> Flag | None:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from redcloak.api import Budget, Subject
+from redcloak.api import Budget, Kind, Norm, Subject
 from redcloak.errors import UserError
 from redcloak.prompts import Decoupling
+
+if TYPE_CHECKING:
+    from redcloak.ascent import Plan
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -46,16 +49,42 @@ class Strict(BaseModel):
 class MethodConfig(Strict):
     """Base of the ``Config`` that each method file declares: the method's own knobs, with units."""
 
+    def parts(self) -> tuple[tuple[Kind, Choice], ...]:
+        """The other methods that this one uses, whose versions and models its result depends on."""
+        return ()
+
+    def suites(self) -> tuple[str, ...]:
+        """The other suites whose models its result depends on."""
+        return ()
+
 
 class ProtectConfig(MethodConfig):
     """Base of every protection's configuration: the budget, in 8-bit steps of the saved PNG."""
 
-    budget: float = Field(11.0, ge=1, le=64, description="L_inf radius in 8-bit steps (/255 of the saved PNG)")
+    budget: float = Field(11.0, ge=1, le=64, description="radius in 8-bit steps (/255 of the saved PNG)")
+    norm: Norm = Field("linf", description="linf: the largest change of a value; l2: the root mean square over a photo")
 
     @property
     def ball(self) -> Budget:
         """The budget in [0, 1] pixel units."""
-        return Budget.of_255(self.budget)
+        return Budget.of_255(self.budget, self.norm)
+
+
+class AscentConfig(ProtectConfig):
+    """Base of the protections that climb a loss: steps, their size, and the rule."""
+
+    steps: int = Field(100, ge=1, description="ascent steps")
+    step_size: float = Field(1.0, gt=0, description="step in 8-bit steps (/255)")
+    rule: Literal["sign", "normalised", "l2", "apgd"] = Field(
+        "sign", description="direction of a step; with norm l2 use l2; apgd also halves its steps by itself"
+    )
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the ascent in [0, 1] pixel units."""
+        from redcloak.ascent import Plan
+
+        return Plan(self.ball, self.step_size / 255, self.steps, self.rule)
 
 
 class Choice(Strict):

@@ -193,10 +193,23 @@ def linf_on_disk(a: Path, b: Path) -> int:
     Raises:
         UserError: as `read_image`, or pictures of different sizes.
     """
+    return int(np.abs(_difference(a, b)).max())
+
+
+def rms_on_disk(a: Path, b: Path) -> float:
+    """The root mean square difference of two saved pictures in 8-bit steps, both read back from disk.
+
+    Raises:
+        UserError: as `read_image`, or pictures of different sizes.
+    """
+    return float(np.sqrt(np.square(_difference(a, b).astype(np.float64)).mean()))
+
+
+def _difference(a: Path, b: Path) -> NDArray[np.int16]:
     first, second = read_image(a), read_image(b)
     if first.shape != second.shape:
         raise UserError(f"{a} is {extent(first)} and {b} is {extent(second)}: compare pictures of one size.")
-    return int(np.abs(first.astype(np.int16) - second).max())
+    return first.astype(np.int16) - second
 
 
 def digest(images: Sequence[Picture] | Picture | Tensor) -> str:
@@ -206,6 +219,18 @@ def digest(images: Sequence[Picture] | Picture | Tensor) -> str:
     for picture in pictures:
         total.update(repr(picture.shape).encode() + picture.tobytes())
     return total.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in short: it enters cache keys.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise UserError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
 
 
 def folder_digest(folder: Path) -> str:

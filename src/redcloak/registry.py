@@ -47,6 +47,14 @@ class Entry:
         """The docstring of the method's function: algorithm, source, shapes, randomness."""
         return self.function.__doc__ or ""
 
+    def needs(self, config: MethodConfig) -> tuple[str, ...]:
+        """The models of the suite that the method uses when it is configured so, its parts' among them."""
+        slots = list(self.method.needs)
+        for kind, choice in config.parts():
+            part = load(kind, choice.name)
+            slots += part.needs(part.configure(**choice.settings))
+        return tuple(dict.fromkeys(slots))
+
     def configure(self, **settings: Any) -> MethodConfig:
         """Validate settings against the method's own configuration."""
         from redcloak.config import validate

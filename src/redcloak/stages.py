@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from redcloak import registry
 from redcloak.api import Context, Kind, Progress, Subject
 from redcloak.errors import UserError
-from redcloak.images import linf_on_disk, list_images, load_images, save_images, to_tensor
+from redcloak.images import linf_on_disk, list_images, load_images, rms_on_disk, save_images, to_tensor
 from redcloak.prompts import Decoupling
 from redcloak.suite import Suite
 from redcloak.suite import load as load_suite
@@ -64,28 +65,47 @@ def class_images(config: Settings, inputs: Folders, out: Path, transport: Settin
 def protect(config: Settings, inputs: Folders, out: Path, transport: Settings, report: Progress) -> dict[str, Any]:
     """Add a protective perturbation, then measure it on the files that were written.
 
+    A long one keeps its state in the folder ``transport["partial"]`` and goes on from there after a kill.
+
     Raises:
         UserError: the budget is exceeded on a saved PNG.
     """
+    from redcloak.ascent import Diverged
+    from redcloak.balls import quantise
+    from redcloak.checkpoint import FileCheckpoint
     from redcloak.rng import generators
 
     entry, settings = _method("protect", config["method"])
     clean, names = load_images(inputs["photos"] / "images")
-    losses, follow = _recorded(report)
+    notes, follow = _recorded(report)
+    partial = Path(transport["partial"]) if "partial" in transport else None
     context = _context(config, inputs, transport, follow)
+    if partial:
+        context = replace(context, checkpoint=FileCheckpoint(partial))
     streams = generators(int(config["seed"]), entry.name, len(clean))
-    files = save_images(out / "images", entry.function(clean, settings, context, streams), names)
+    try:
+        protected = entry.function(clean, settings, context, streams)
+    except Diverged as error:
+        if partial is None:
+            raise
+        save_images(partial / "last-good", quantise(error.images, clean, settings.ball), names)
+        raise UserError(f"{entry.name}: {error} The last good result is in {partial / 'last-good'}.") from None
+    files = save_images(out / "images", protected, names)
     originals = list_images(inputs["photos"] / "images")
-    linf = max(linf_on_disk(*pair) for pair in zip(files, originals, strict=True))
-    if linf > settings.budget:
+    measure = linf_on_disk if settings.norm == "linf" else rms_on_disk
+    size = max(measure(*pair) for pair in zip(files, originals, strict=True))
+    if size > settings.budget * (1 + 1e-9):
         raise UserError(
-            f"{entry.name}: the saved PNG is {linf}/255 from the photo, over the budget of {settings.budget}."
+            f"{entry.name}: the saved PNG is {size:g}/255 from the photo, over the budget of {settings.budget}."
         )
-    return {"linf": linf, "losses": losses}
+    linf = max(linf_on_disk(*pair) for pair in zip(files, originals, strict=True))
+    return {"linf": linf, "size": size, "norm": settings.norm, **notes}
 
 
 def purify(config: Settings, inputs: Folders, out: Path, transport: Settings, report: Progress) -> dict[str, Any]:
     """Pass photos through a chain of purifiers."""
+    import torch
+
     from redcloak.rng import generators
 
     images, names = load_images(inputs["photos"] / "images")
@@ -93,7 +113,8 @@ def purify(config: Settings, inputs: Folders, out: Path, transport: Settings, re
     for position, method in enumerate(config["chain"]):
         entry, settings = _method("purify", method)
         streams = generators(int(config["seed"]), f"{position}-{entry.name}", len(images))
-        images = entry.function(images, settings, context, streams)
+        with torch.no_grad():
+            images = entry.function(images, settings, context, streams)
         report(position + 1, len(config["chain"]), {})
     files = save_images(out / "images", images, names)
     before = list_images(inputs["photos"] / "images")
@@ -106,13 +127,13 @@ def personalize(config: Settings, inputs: Folders, out: Path, transport: Setting
 
     entry, settings = _method("personalize", config["method"])
     images, _ = load_images(inputs["photos"] / "images")
-    losses, follow = _recorded(report)
+    notes, follow = _recorded(report)
     context = _context(config, inputs, transport, follow)
     backbone = context.suite.backbone
     with backbone.borrowed():
         entry.function(images, settings, context, generator(int(config["seed"]), entry.name))
         backbone.save(out / "model")
-    return {"losses": losses}
+    return notes
 
 
 def generate(config: Settings, inputs: Folders, out: Path, transport: Settings, report: Progress) -> dict[str, Any]:
@@ -164,15 +185,18 @@ STAGES: dict[str, Stage] = {
 }
 
 
-def _recorded(report: Progress) -> tuple[list[float], Progress]:
-    """A progress callback that passes on to ``report`` and keeps the loss curve."""
+def _recorded(report: Progress) -> tuple[dict[str, Any], Progress]:
+    """A progress callback that passes on to ``report``, and its notes: the loss curve, and the last of other values."""
     losses: list[float] = []
+    notes: dict[str, Any] = {"losses": losses}
 
     def follow(done: int, total: int, values: dict[str, float]) -> None:
-        losses.append(round(values.get("loss", 0.0), 6))
+        if "loss" in values:
+            losses.append(round(values["loss"], 6))
+        notes.update({name: value for name, value in values.items() if name != "loss"})
         report(done, total, values)
 
-    return losses, follow
+    return notes, follow
 
 
 def _suite(transport: Settings) -> Suite:

@@ -120,6 +120,24 @@ def paired_difference(a: Sample, b: Sample, n: int = 2000, seed: int = 0) -> Est
     return _bootstrap([a, b], lambda drawn: mean(*drawn[0]) - mean(*drawn[1]), n, seed)
 
 
+def expected(adaptive: Sample, plain: Sample, chance: float = 0.5, n: int = 2000, seed: int = 0) -> Estimate:
+    """The expected score where the protector adapts with probability ``chance``, with its 95% interval:
+
+        E[score] = chance * adaptive + (1 - chance) * plain
+
+    Over the (subject, seed) pairs that both arms have, drawn together.
+
+    Cite: Liu et al., arXiv 2406.18944, section 5.3 (with a chance of 0.5).
+    """  # noqa: D415 - the formula belongs to the first sentence
+    if not 0 <= chance <= 1:
+        raise ValueError(f"chance {chance} is no probability; give one in [0, 1].")
+
+    def mixed(drawn: Sequence[tuple[Floats, Floats]]) -> Floats:
+        return np.asarray(chance * mean(*drawn[0]) + (1 - chance) * mean(*drawn[1]))
+
+    return _bootstrap([adaptive, plain], mixed, n, seed)
+
+
 def recovered(protected: Sample, treated: Sample, clean: Sample, n: int = 2000, seed: int = 0) -> Recovery:
     """``(treated - protected) / (clean - protected)``, a ratio of means, by a joint bootstrap of three arms.
 

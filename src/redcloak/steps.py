@@ -7,6 +7,7 @@ pixels in both. All take one configuration, that of an audit.
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from redcloak import registry
 from redcloak.api import Kind, Progress, Score, silent
 from redcloak.arms import Builder
-from redcloak.config import AuditConfig
+from redcloak.checkpoint import STATE
+from redcloak.config import AuditConfig, Choice
 from redcloak.errors import UserError, unknown
 from redcloak.images import Picture, check_writable, digest, linf_on_disk, list_images, save_images, to_tensor
 from redcloak.matrix import Node
@@ -44,18 +46,34 @@ def unwatched(label: str) -> Progress:
     return silent
 
 
-def protect(config: AuditConfig, out: Path, *, watch: Watch = unwatched, force: bool = False) -> dict[str, int]:
+def protect(
+    config: AuditConfig, out: Path, *, watch: Watch = unwatched, force: bool = False, resume: bool = False
+) -> dict[str, int]:
     """Write the protected photos as PNG files: file name -> L_inf in 8-bit steps, measured on the files.
 
-    The photos are fitted to the suite's resolution first, and L_inf is the distance to the fitted photo.
+    The photos are fitted to the suite's resolution first, and L_inf is the distance to the fitted photo. The state of a
+    long protection lies in ``.OUT.partial`` until it is done; ``resume`` goes on from there.
 
     Raises:
-        UserError: whatever is wrong with the photos, the settings or the output folder.
+        UserError: whatever is wrong with the photos, the settings or the output folder; or a run of the same command
+            was killed, and neither ``resume`` nor ``force`` is given.
     """
     step = _Step(config)
-    step.need("protect", config.protection.name)
+    step.need("protect", config.protection)
+    step.partial = out.parent / f".{out.name}.partial"
+    if not resume:
+        _begin_anew(step.partial / step.builder.protected.key[:16], force)
     with workspace(out, "protect", [config.photos], force=force) as space:
-        return step.edit(step.builder.protected, space, out, watch)
+        linf = step.edit(step.builder.protected, space, out, watch)
+    shutil.rmtree(step.partial, ignore_errors=True)
+    return linf
+
+
+def _begin_anew(partial: Path, force: bool) -> None:
+    """Let go of what a killed run of the same command kept, but not by mistake: it may be hours of work."""
+    if (partial / STATE).exists() and not force:
+        raise UserError(f"{str(partial)!r} holds the state of a killed run: --resume goes on, --force begins anew.")
+    shutil.rmtree(partial.parent, ignore_errors=True)
 
 
 def purify(config: AuditConfig, out: Path, *, watch: Watch = unwatched, force: bool = False) -> dict[str, int]:
@@ -68,7 +86,7 @@ def purify(config: AuditConfig, out: Path, *, watch: Watch = unwatched, force: b
     """
     step = _Step(config)
     node = step.builder.purify(step.builder.clean, config.red_team)
-    step.need("purify", *(choice.name for choice in config.red_team))
+    step.need("purify", *config.red_team)
     with workspace(out, "purify", [config.photos], force=force) as space:
         return step.edit(node, space, out, watch)
 
@@ -84,7 +102,7 @@ def personalize(
     step = _Step(config, minimum=2)
     decoupling = config.decoupling if cdl else NONE
     node = step.builder.personalize(step.builder.clean, decoupling, config.seeds[0], config.trainer.name)
-    step.need("personalize", config.trainer.name)
+    step.need("personalize", config.trainer)
     with workspace(out, "personalize", [config.photos], force=force) as space:
         step.give(step.builder.clean, step.train, space)
         deliver(step.make(node, space, watch) / "model", out, "personalize", step.facts(node))
@@ -155,7 +173,7 @@ def score(
     chosen = tuple(metrics) or _applicable(step, prompts)
     clean = step.builder.reference if "fidelity" in chosen else None
     node = step.builder.score(step.builder.clean, chosen, images.name, clean)
-    step.need("metrics", *chosen)
+    step.need("metrics", *(Choice(name=name) for name in chosen))
     with tempfile.TemporaryDirectory() as space:
         folder = step.give(step.builder.clean, step.train, Path(space))
         (folder / PROMPTS).write_text(json.dumps(prompts), encoding="utf-8")
@@ -183,11 +201,14 @@ class _Step:
         self.train = _pictures(str(images), self.suite) if images else self.reference
         self.builder = Builder(self.config, self.suite, _photos(config.photos, self.train, self.reference))
         self.folders: dict[str, Path] = {}
+        self.partial: Path | None = None
 
-    def need(self, kind: Kind, *methods: str) -> None:
+    def need(self, kind: Kind, *choices: Choice) -> None:
         """Load the models of some methods now, so that a missing one is told before anything is written."""
-        for slot in (slot for name in methods for slot in registry.load(kind, name).method.needs):
-            getattr(self.suite, slot)
+        for choice in choices:
+            entry = registry.load(kind, choice.name)
+            for slot in entry.needs(entry.configure(**self.suite.settings(choice.name, choice.settings))):
+                getattr(self.suite, slot)
 
     def give(self, node: Node, pictures: Pictures, space: Path) -> Path:
         """Put pictures where a node would have put them."""
@@ -201,7 +222,8 @@ class _Step:
             inputs = {name: self.make(source, space, watch) for name, source in node.inputs.items()}
             folder = space / node.key[:16]
             folder.mkdir()
-            run_stage(node.stage, node.config, inputs, folder, node.transport, watch(node.label))
+            partial = {"partial": str(self.partial / node.key[:16])} if self.partial else {}
+            run_stage(node.stage, node.config, inputs, folder, {**node.transport, **partial}, watch(node.label))
             self.folders[node.key] = folder
         return self.folders[node.key]
 

@@ -72,6 +72,21 @@ class Store:
         """Where the artifact of ``key`` is, or would be."""
         return self._artifacts / key[:2] / key[2:4] / key
 
+    def partial(self, key: str) -> Path:
+        """Where a long stage may keep its state until it is published; not made here."""
+        return self.root / "partial" / key
+
+    def read(self, key: str, label: str) -> Artifact:
+        """The artifact of ``key``, which must be there.
+
+        Raises:
+            UserError: it was damaged or deleted meanwhile.
+        """
+        artifact = self.open(key)
+        if artifact is None:
+            raise UserError(f"{label}: its result was damaged meanwhile; run the same command again.")
+        return artifact
+
     def find(self, key: str) -> Artifact | None:
         """The artifact of ``key`` as its manifest describes it, without a look at its files."""
         manifest = read(self.path(key))

@@ -181,6 +181,18 @@ class Suite:
 
         return Clip.load(self._checked("clip"), self.folder / "tokenizer", self.device)
 
+    @property
+    def perceptual(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Two batches of images in [0, 1] -> their perceptual distance ``(N,)``, differentiable."""
+        from redcloak.perceptual import perceptual_distance
+
+        tower = self.clip.image
+
+        def distance(a: Tensor, b: Tensor) -> Tensor:
+            return perceptual_distance(tower, a.to(self.device), b.to(self.device)).to(a.device)
+
+        return distance
+
     @cached_property
     def quality(self) -> Callable[[Tensor], Tensor]:
         """Images in [0, 1] -> no-reference quality from 1 to 5, ``(N,)``."""

@@ -90,10 +90,15 @@ class FineTune:
         """Start the optimizer anew, as peers' code does between the turns of a surrogate."""
         self.optimizer = self._optimizer(self.optimizer.param_groups[0]["lr"])
 
-    def step(self, latents: Tensor, generator: Generator) -> float:
-        """One optimizer step on instance latents ``(batch, C, h, w)``; returns the loss before it."""
+    def step(self, latents: Tensor, generator: Generator, classes: Tensor | None = None) -> float:
+        """One optimizer step on instance latents ``(batch, C, h, w)``; returns the loss before it.
+
+        ``classes``: which class pictures go along; by default random ones.
+        """
         if self.prior:
-            latents = torch.cat([latents, self.prior.latents.draw(self.batch, generator)])
+            known = self.prior.latents
+            beside = known.draw(self.batch, generator) if classes is None else known.take(classes, generator)
+            latents = torch.cat([latents, beside])
         times = torch.randint(len(self.backbone.alphas_cumprod), (len(latents),), generator=generator)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         times = times.to(latents.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
 import time
 import traceback
@@ -93,8 +94,10 @@ def _publish(task: Task, store: Store, report: Progress) -> None:
     inputs = {name: _folder(store, key, task.stage) for name, key in task.inputs.items()}
     _forget_peak_memory()
     with store.publish(task.stage, task.version, task.config, task.inputs) as draft:
-        draft.notes = function(task.stage, task.config, inputs, draft.folder, task.transport, report)
+        transport = {**task.transport, "partial": str(store.partial(task.key))}
+        draft.notes = function(task.stage, task.config, inputs, draft.folder, transport, report)
         draft.peak_memory_mb = _peak_memory_mb()
+    shutil.rmtree(store.partial(task.key), ignore_errors=True)
 
 
 def _folder(store: Store, key: str, stage: str) -> Path:

@@ -28,10 +28,12 @@ def protect(
     device: options.Device = None,
     json: options.Json = False,
     force: options.Force = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run of the same command was killed.")] = False,
 ) -> None:
     """Add a protective perturbation to photos and measure it on the saved PNG files.
 
-    The photos are fitted to the suite's resolution.
+    The photos are fitted to the suite's resolution. A long protection keeps its state beside the output folder once a
+    minute; --resume takes it up, with the same result as if nothing had happened. (fsmg, caat and glaze begin anew.)
 
     Example: redcloak protect photos --with aspl --budget 8 --out protected
     """
@@ -43,7 +45,7 @@ def protect(
     from redcloak.cli.progress import Screen
 
     with Screen() as screen:
-        linf = steps.protect(chosen, out, watch=screen.watch, force=force)
+        linf = steps.protect(chosen, out, watch=screen.watch, force=force, resume=resume)
     _say(json, {"out": str(out), "linf": linf}, _changes(linf, "L_inf"), out)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pydantic import Field
 from torch import Generator, Tensor
 
-from redcloak.api import Context, Method
-from redcloak.config import MethodConfig
+from redcloak.api import Context, Kind, Method
+from redcloak.config import Choice, MethodConfig
 from redcloak.purify import restore, upscale
 
 METHOD = Method(
@@ -17,6 +17,7 @@ METHOD = Method(
     license="Apache-2.0 with the small suite (CodeFormer itself: S-Lab licence, non-commercial)",
     stochastic=True,
     needs=("restorer", "upscaler"),
+    differentiable=True,
 )
 
 
@@ -26,6 +27,10 @@ class Config(MethodConfig):
     fidelity: float = Field(0.5, ge=0, le=1, description="the restorer's: 0 trusts the prior, 1 the picture")
     shrink: float = Field(4.0, ge=1, le=8, description="side before / side after shrinking, before x4")
     noise_level: int = Field(20, ge=0, le=350, description="the upscaler's")
+
+    def parts(self) -> tuple[tuple[Kind, Choice], ...]:
+        """The two halves."""
+        return (("purify", Choice(name="restore")), ("purify", Choice(name="upscale")))
 
 
 def codesr(images: Tensor, config: Config, context: Context, generators: Sequence[Generator]) -> Tensor:

@@ -16,6 +16,7 @@ from redcloak.config import MethodConfig
 METHOD = Method(
     title="Gaussian blur",
     cite="Liu et al., arXiv 2406.18944, appendix: kernel size 5 (the released code blurs with a radius of 5).",
+    differentiable=True,
 )
 
 

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from redcloak.api import Context, Method
 from redcloak.config import MethodConfig
 
-METHOD = Method(title="No purification", cite="The untreated arm of any controlled experiment.")
+METHOD = Method(title="No purification", cite="The untreated arm of any controlled experiment.", differentiable=True)
 
 
 class Config(MethodConfig):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
@@ -16,6 +15,7 @@ METHOD = Method(
     cite="Zhou et al., Towards Robust Blind Face Restoration with Codebook Lookup Transformer, NeurIPS 2022.",
     license="Apache-2.0 (the small suite's own restorer)",
     needs=("restorer",),
+    differentiable=True,
 )
 
 
@@ -33,5 +33,4 @@ def restore(images: Tensor, config: Config, context: Context, generators: Sequen
     Cite: Zhou et al., NeurIPS 2022; its use as a purifier: Liu et al., arXiv 2406.18944, section 4.2.
     License: Apache-2.0 with the small suite; that of the restorer otherwise.
     """
-    with torch.no_grad():
-        return context.suite.restorer(images, config.fidelity)
+    return context.suite.restorer(images, config.fidelity)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from pydantic import Field
 from torch import Generator, Tensor
 from torch.nn import functional as F
@@ -18,6 +17,7 @@ METHOD = Method(
     license="Apache-2.0 (the small suite's own upscaler)",
     stochastic=True,
     needs=("upscaler",),
+    differentiable=True,
 )
 
 
@@ -40,8 +40,7 @@ def upscale(images: Tensor, config: Config, context: Context, generators: Sequen
     height, width = images.shape[-2:]
     small = resize(images, round(height / config.shrink), round(width / config.shrink))
     prompt = f"a photo of a {context.subject.class_noun}"
-    with torch.no_grad():
-        large = context.suite.upscaler(small, prompt, config.noise_level, generators)
+    large = context.suite.upscaler(small, prompt, config.noise_level, generators)
     return resize(large, height, width)
 
 

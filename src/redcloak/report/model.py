@@ -51,6 +51,7 @@ class Arm(Strict):
     purifiers: tuple[str, ...] = ()
     cdl: bool = False
     purifier_steps: int | None = Field(None, description="largest change by the purifiers, in 8-bit steps")
+    lens_gradient: float | None = Field(None, ge=0, description="share of the gradient that passed the purifier")
     wall_seconds: float = Field(0.0, ge=0)
 
     @property

@@ -1,0 +1,108 @@
+"""MetaCloak: ascend over a pool of surrogates at all stages of their training, through random transformations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor
+
+from redcloak.api import Context, Method
+from redcloak.ascent import Plan, ascend
+from redcloak.balls import quantise
+from redcloak.objectives import denoising, through
+from redcloak.surrogate import Surrogate, SurrogateConfig, Variant, in_round, set_states, states, stream_of
+from redcloak.training import Latents
+from redcloak.transforms import flip_and_blur
+
+METHOD = Method(
+    title="MetaCloak",
+    cite="Liu et al., MetaCloak: Preventing Unauthorized Subject-driven Text-to-image Diffusion-based Synthesis via "
+    "Meta-learning, CVPR 2024.",
+    license="Apache-2.0 (written from the paper; the authors' code is Apache-2.0)",
+    stochastic=True,
+    needs=("backbone",),
+)
+
+
+class Config(SurrogateConfig):
+    """The pool, the trials, and the ascent. Defaults: the authors' script (14,400 ascent steps)."""
+
+    train_steps: int = Field(1000, ge=1, description="surrogate steps on the photos, for the pool")
+    snapshots: int = Field(6, ge=1, le=20, description="how many moments of that training are kept, evenly spread")
+    rounds: int = Field(4, ge=1, description="passes over the pool (the paper's trials)")
+    unroll: int = Field(100, ge=1, description="turns from each snapshot: ascend, then train")
+    ascent_steps: int = Field(6, ge=1, description="ascent steps in a turn")
+    advance_steps: int = Field(2, ge=0, description="surrogate steps on the protected photos in a turn")
+    step_size: float = Field(1.1, gt=0, description="ascent step in 8-bit steps (/255)")
+    variant: Variant = Field(
+        "paper",
+        description="released: surrogates are trained on photos in 0..255, which the encoder takes for noise, and "
+        "with a new optimizer in every turn",
+    )
+
+    @property
+    def plan(self) -> Plan:
+        """The ascent of one turn."""
+        return Plan(self.ball, self.step_size / 255, self.ascent_steps)
+
+
+def metacloak(images: Tensor, config: Config, context: Context, generators: Sequence[Generator]) -> Tensor:
+    """From each snapshot of a surrogate's training: turns of ascent through flips and blurs, then of training.
+
+    Images ``(N, 3, H, W)`` in [0, 1] -> the same shape, on the 8-bit lattice, inside the budget. The photos of a
+    subject are protected together: the surrogates see all of them. The authors' code feeds its surrogates photos in
+    0..255, where [-1, 1] is meant: ``released`` does the same. Their resizing and cropping are identities at the
+    suite's resolution. Resumes inside a pass.
+    Random: t, eps, flips and blurs from ``generators[i]``, the training's from a stream of all of them.
+
+    Cite: Liu et al., CVPR 2024, algorithm 1. License: Apache-2.0.
+    """
+    backbone, turns = context.suite.backbone, config.snapshots * config.unroll
+    protected, first, kept = images, 0, context.checkpoint.load()
+    with backbone.borrowed():
+        surrogate = Surrogate(backbone, context, config, stream_of(generators))
+        pool = _pool(surrogate, _seen(surrogate, images, config), config)
+        if kept:
+            protected, first = kept["images"], int(kept["turn"])
+            surrogate.load(kept)
+            set_states(generators, kept)
+        for turn in range(first, config.rounds * turns):
+            if turn % config.unroll == 0:
+                surrogate.set(pool[turn % turns // config.unroll])
+                surrogate.tuning.forget()
+            loss = through(denoising(backbone, surrogate.prompt), flip_and_blur)
+            follow = in_round(context, turn, config.rounds * turns)
+            protected = ascend(protected, images, loss, generators, config.plan, follow, together=True)
+            if config.variant == "released":
+                surrogate.tuning.forget()
+            surrogate.learn(_seen(surrogate, protected, config), config.advance_steps)
+            context.checkpoint.save(partial(_state, protected, turn + 1, generators, surrogate))
+    return quantise(protected, images, config.ball)
+
+
+def _pool(surrogate: Surrogate, photos: Latents, config: Config) -> list[list[Tensor]]:
+    """The parameters at evenly spread moments of a training: at its beginning first, at its end last."""
+    moments = [round(config.train_steps * index / max(1, config.snapshots - 1)) for index in range(config.snapshots)]
+    pool, done = [], 0
+    for moment in moments:
+        surrogate.learn(photos, moment - done)
+        pool.append(surrogate.values())
+        done = moment
+    return pool
+
+
+def _seen(surrogate: Surrogate, photos: Tensor, config: Config) -> Latents:
+    """The latents that a surrogate is trained on."""
+    return surrogate.latents(photos, _in_bytes if config.variant == "released" else None)
+
+
+def _in_bytes(photos: Tensor) -> Tensor:
+    """What gives the encoder, which doubles and shifts, photos in 0..255."""
+    return (255 * photos + 1) / 2
+
+
+def _state(images: Tensor, turn: int, generators: Sequence[Generator], surrogate: Surrogate) -> dict[str, Tensor]:
+    return {"images": images, "turn": torch.tensor(turn), **states(generators), **surrogate.state()}
