@@ -203,10 +203,15 @@ def test_disdiff_looks_at_the_prompt_s_own_words(context: Context):
     assert tokenizer.decode(shown[token]).strip() in context.subject.identifier
 
 
-def test_disdiff_released_averages_the_attention_of_the_batch(photos: Tensor, context: Context):
-    short = {"rounds": 1, "clean_steps": 0, "ascent_steps": 2, "protected_steps": 0, "attention_weight": 1e4}
-    paper, released = (protect("disdiff", photos, context, variant=v, **short) for v in ("paper", "released"))
-    assert not torch.equal(paper, released)
+def test_disdiff_released_averages_the_attention_of_the_batch():
+    from redcloak.protect.disdiff import Config, _Erasing
+
+    maps, like = [torch.rand((3, 16, 5), generator=torch.Generator().manual_seed(0))], torch.zeros(3)
+    paper, released = (_Erasing(Config(variant=v))._erased(maps, 2, like) for v in ("paper", "released"))
+    alone = [_Erasing(Config())._erased([maps[0][row : row + 1]], 2, like[:1]) for row in range(3)]
+    assert torch.allclose(paper, torch.cat(alone))
+    mean = _Erasing(Config())._erased([maps[0].mean(0, keepdim=True)], 2, like[:1])
+    assert torch.allclose(released, mean.expand(3))
 
 
 def test_decoupling_without_a_surrogate_is_refused(photos: Tensor, context: Context):
