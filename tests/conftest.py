@@ -89,7 +89,7 @@ def checksum(backbone: Backbone) -> str:
     for part in (backbone.vae, backbone.unet, backbone.text_encoder):
         for name, value in part.named_parameters():
             total.update(f"{name} {value.requires_grad} {value.grad is None}".encode())
-            total.update(value.detach().numpy().tobytes())
+            total.update(value.detach().view(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 
 

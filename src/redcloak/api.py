@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["protect", "purify", "personalize", "metrics"]
 Norm = Literal["linf", "l2"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Policy = Literal["auto", "low"]
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
@@ -45,6 +47,23 @@ class Budget:
     def __str__(self) -> str:
         """The budget as papers print it."""
         return f"{self.radius * 255:g}/255" + (" (L2)" if self.norm == "l2" else "")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how a backbone computes: the device, the precision, and what to do where memory is short.
+
+    ``precision``: what is frozen is kept and computed in it; parameters that train stay in float32. ``memory``:
+    ``low`` computes activations twice instead of keeping them, and keeps snapshots and idle optimizer states on the
+    host or on disk; ``auto`` moves those only where they would not fit. Only the precision can change a result.
+    """
+
+    device: str = "cpu"
+    precision: Precision = "fp32"
+    memory: Policy = "auto"
+
+
+CPU = Machine()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class Builder:
         self.config, self.suite, self.photos, self.subject = config, suite, photos, photos.name
         self.graph = Graph() if graph is None else graph
         self.guidance = config.guidance or suite.spec.guidance
-        self.transport = {"suite": config.suite, "device": config.device}
+        self.transport = {"suite": config.suite, **asdict(config.machine)}
         self.words = {"class_noun": config.subject.class_noun, "identifier": config.subject.identifier}
         self.clean = self._photos(photos, "train")
         self.reference = self._photos(photos, "reference")
@@ -168,7 +168,7 @@ class Builder:
             for slot in entry.needs(resolved)
         }
         parts = {part.name: self.method(of, part)[1] for of, part in resolved.parts()}
-        others = {name: load_suite(name).fingerprint("backbone") for name in resolved.suites()}
+        others = {name: load_suite(name, self.config.machine).fingerprint("backbone") for name in resolved.suites()}
         files = {name: file_digest(value) for name, value in resolved if isinstance(value, Path)}
         found = {
             "name": choice.name,

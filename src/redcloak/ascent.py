@@ -86,8 +86,8 @@ def ascend(
 ) -> Tensor:
     """Follow ``plan`` from ``start``, image by image; the result is *not* yet on the lattice.
 
-    ``context`` gives the lens to look through, the progress callback and the checkpoint. ``together`` takes all images
-    through the model in one batch at each step: faster where they depend on each other anyway.
+    ``context`` gives the lens to look through, the progress callback and the checkpoint. ``together`` moves all images
+    at each step, small ones in one batch: faster where they depend on each other anyway.
     Random: only what the objective and the lens draw, from each image's own generator.
 
     Raises:
@@ -96,6 +96,7 @@ def ascend(
     if context and context.lens:
         objective = through(objective, context.lens, context.lens_draws)
     size = len(start) if together else group_size(start)
+    asked = objective if together else _filled(objective, size)
     groups = [slice(row, min(row + size, len(start))) for row in range(0, len(start), size)]
     done = start.detach().clone()
     kept = context.checkpoint.load() if context and not together else {}
@@ -106,9 +107,7 @@ def ascend(
         follow = _Follow(context, number, len(groups), plan.steps, keeps=not together)
         resumed = kept if kept and number == int(kept["group"]) else {}
         try:
-            done[rows] = _climb(
-                done, rows, clean, _filled(objective, size), list(generators)[rows], plan, follow, resumed
-            )
+            done[rows] = _climb(done, rows, clean, asked, list(generators)[rows], plan, follow, resumed)
         except Diverged as error:
             done[rows] = error.images
             raise Diverged(rows.start + error.photo, error.step, done) from None
@@ -154,7 +153,7 @@ def _climb(
         for index, stream in enumerate(generators):
             stream.set_state(resumed[f"generator.{index}"])
     for step in range(first, plan.steps):
-        losses, gradient = value_and_gradient(objective, images, generators, rows)
+        losses, gradient = _gradient(objective, images, generators, rows)
         good = losses.isfinite() & gradient.flatten(1).isfinite().all(1)
         if not good.all():
             raise Diverged(int((~good).nonzero()[0, 0]), step, images)
@@ -162,6 +161,20 @@ def _climb(
         follow.tell(step, losses)
         follow.keep(everything, rows, images, step, mover, generators)
     return mover.result(images)
+
+
+def _gradient(
+    objective: Objective, images: Tensor, generators: Sequence[Generator], rows: slice
+) -> tuple[Tensor, Tensor]:
+    """Loss and gradient of each image; of large ones singly, in the memory of one."""
+    if len(images) == 1 or group_size(images) > 1:
+        return value_and_gradient(objective, images, generators, rows)
+    found = [
+        value_and_gradient(objective, images[row, None], [stream], slice(rows.start + row, rows.start + row + 1))
+        for row, stream in enumerate(generators)
+    ]
+    losses, gradients = zip(*found, strict=True)
+    return torch.cat(losses), torch.cat(gradients)
 
 
 class _Follow:

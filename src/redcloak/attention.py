@@ -34,10 +34,14 @@ class _Recorder:
 def recorded(unet: Any, side: int) -> Iterator[list[Tensor]]:
     """Collect the cross-attention of every layer of ``side`` x ``side`` pixels, ``(N, side^2, L)``, mean over heads."""
     kept: list[Tensor] = []
-    before = unet.attn_processors
+    before, twice = unet.attn_processors, unet.is_gradient_checkpointing
     recorder = _Recorder(kept, side * side)
     unet.set_attn_processor({name: recorder for name in before})
+    if twice:  # what is computed again in the backward pass would meet the other processors
+        unet.disable_gradient_checkpointing()
     try:
         yield kept
     finally:
         unet.set_attn_processor(before)
+        if twice:
+            unet.enable_gradient_checkpointing()

@@ -53,7 +53,7 @@ class Audit:
         Raises:
             UserError: whatever is wrong, in one line.
         """
-        suite = load_suite(config.suite, config.device)
+        suite = load_suite(config.suite, config.machine)
         photos = load_subject(config.already_protected or config.photos, suite.spec.resolution)
         if config.already_protected:
             pair(Path(config.already_protected), Path(config.photos), suite.spec.resolution)

@@ -15,10 +15,14 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor, nn
 
+from redcloak.api import CPU, Machine, Policy
 from redcloak.errors import UserError
+from redcloak.memory import TYPES, Aside, computing_in
 from redcloak.rng import randint, randn
+from redcloak.tiles import tiled
 
 PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+WHOLE, TILE = 768, 512  # the encoder takes photos up to 768 x 768 whole, larger ones in tiles of 512
 
 
 @dataclass
@@ -36,10 +40,12 @@ class Backbone:
     scheduler: Any
     device: torch.device
     latent: Literal["sample", "mean"] = "sample"
+    dtype: torch.dtype = torch.float32
+    memory: Policy = "auto"
 
     @classmethod
-    def load(cls, folder: Path, device: str = "cpu") -> Backbone:
-        """Load a local diffusers folder: safetensors only, every parameter frozen, float32.
+    def load(cls, folder: Path, machine: Machine = CPU) -> Backbone:
+        """Load a local diffusers folder: safetensors only, every parameter frozen, in the machine's precision.
 
         Raises:
             UserError: a part is missing, or its weights are stored as a pickle.
@@ -49,18 +55,28 @@ class Backbone:
 
         for part in PARTS:
             check_part(folder / part)
-        place = torch.device(device)
+        place, dtype = torch.device(machine.device), TYPES[machine.precision]
         kinds = ((AutoencoderKL, "vae"), (UNet2DConditionModel, "unet"), (CLIPTextModel, "text_encoder"))
         with quietly():
             vae, unet, text_encoder = (
-                kind.from_pretrained(folder / part, use_safetensors=True).float().to(place).eval().requires_grad_(False)
+                nn.Module.to(kind.from_pretrained(folder / part, use_safetensors=True), place, dtype)
                 for kind, part in kinds
             )
+        for module in (vae, unet, text_encoder):
+            module.eval().requires_grad_(False)
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         scheduler = DDIMScheduler.from_pretrained(
             folder / "scheduler", clip_sample=False, set_alpha_to_one=False, steps_offset=1
         )
-        return cls(vae, unet, text_encoder, tokenizer, scheduler, place)
+        return cls(vae, unet, text_encoder, tokenizer, scheduler, place, dtype=dtype, memory=machine.memory)
+
+    def __post_init__(self) -> None:
+        if self.dtype != torch.float32:
+            for part in (self.unet, self.text_encoder):
+                computing_in(part, self.dtype)
+        if self.memory == "low":
+            self.unet.enable_gradient_checkpointing()
+            self.vae.enable_gradient_checkpointing()
 
     @property
     def alphas_cumprod(self) -> Tensor:
@@ -70,20 +86,28 @@ class Backbone:
 
     def encode(self, images: Tensor, generators: Sequence[Generator] | None = None) -> Tensor:
         """Images -> scaled latents, differentiable; without generators, or with ``latent="mean"``, the mean."""
-        posterior = self.vae.encode(images.to(self.device) * 2 - 1).latent_dist
-        latents: Tensor = posterior.mean
+        mean, logvar = self.posterior(images)
+        latents = mean
         if generators is not None and self.latent == "sample":
-            latents = latents + posterior.std * randn(latents, generators)
+            latents = mean + (0.5 * logvar).exp() * randn(mean, generators)
         return latents * float(self.vae.config.scaling_factor)
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the encoder's posterior, unscaled, differentiable."""
-        found = self.vae.encode(images.to(self.device) * 2 - 1).latent_dist
-        return found.mean, found.logvar
+        """Mean and log-variance of the encoder's posterior, unscaled, differentiable; of large images in tiles."""
+        pictures = images.to(self.device, self.dtype) * 2 - 1
+        if pictures.shape[-1] * pictures.shape[-2] <= WHOLE**2:
+            return self._posterior(pictures)
+        mean, logvar = tiled(self._posterior, pictures, TILE, self.factor)
+        return mean, logvar
+
+    def _posterior(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.vae.encode(pictures).latent_dist
+        return found.mean.float(), found.logvar.float()
 
     def decode(self, latents: Tensor, *, clamp: bool = True) -> Tensor:
         """Scaled latents -> images in [0, 1]; without ``clamp`` they may leave it, and keep their gradient there."""
-        pictures: Tensor = (self.vae.decode(latents / self.vae.config.scaling_factor).sample + 1) / 2
+        found = self.vae.decode((latents / self.vae.config.scaling_factor).to(self.dtype)).sample
+        pictures: Tensor = (found.float() + 1) / 2
         return pictures.clamp(0, 1) if clamp else pictures
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
@@ -205,14 +229,17 @@ class Backbone:
         """Lend the trainable parameters; on leaving, their values are put back in place and frozen again.
 
         Only the parameters that train are copied, and no module is: a surrogate is this very model, for a while.
+        They are float32 meanwhile: half precision would swallow the steps of a small learning rate.
         """
         parameters = self.trainable(text_encoder=text_encoder)
-        kept = [parameter.detach().clone() for parameter in parameters]
+        kept = Aside(parameters, self.memory)
+        _to(parameters, torch.float32)
         try:
             yield parameters
         finally:
-            restore(parameters, kept)
             freeze(parameters)
+            _to(parameters, self.dtype)
+            kept.restore(parameters)
 
     def save(self, folder: Path) -> None:
         """Write a folder that plain diffusers loads: fp16 safetensors and every part's configuration."""
@@ -223,11 +250,9 @@ class Backbone:
         (folder / "model_index.json").write_text(_INDEX, encoding="utf-8")
 
 
-def restore(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
-    """Copy ``values`` into ``parameters`` in place."""
-    with torch.no_grad():
-        for parameter, value in zip(parameters, values, strict=True):
-            parameter.copy_(value)
+def _to(parameters: Sequence[nn.Parameter], dtype: torch.dtype) -> None:
+    for parameter in parameters:
+        parameter.data = parameter.data.to(dtype)
 
 
 def freeze(parameters: Sequence[nn.Parameter]) -> None:

@@ -43,7 +43,14 @@ class FileCheckpoint:
             return
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         beside = self.path.with_suffix(f".{os.getpid()}")
-        save_file({name: value.detach().cpu().contiguous().clone() for name, value in state().items()}, beside)
+        save_file({name: _own(value) for name, value in state().items()}, beside)
         beside.replace(self.path)
         now = time.monotonic()
         self.due = now + max(self.seconds, COST * (now - begun))
+
+
+def _own(value: Tensor) -> Tensor:
+    """The value on the host with a storage of its own, as safetensors wants it; copied only where it has none."""
+    value = value.detach().cpu().contiguous()
+    alone = value.untyped_storage().nbytes() == value.numel() * value.element_size()
+    return value if alone else value.clone()

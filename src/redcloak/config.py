@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from redcloak.api import Budget, Kind, Norm, Subject
+from redcloak.api import Budget, Kind, Machine, Norm, Policy, Precision, Subject
 from redcloak.errors import UserError
 from redcloak.prompts import Decoupling
 
@@ -162,8 +162,15 @@ class AuditConfig(Strict):
     )
     class_images: int = Field(32, ge=0, le=1000, description="prior-preservation pictures, made once and shared")
     seeds: tuple[int, ...] = Field((0, 1), min_length=1)
+    precision: Precision = Field("fp32", description="fp32, bf16 or fp16: what the backbone computes in")
     device: str = transport("cpu", description="cpu, cuda, cuda:1, mps")
+    memory: Policy = transport("auto", description="auto, or low: slower, in less memory, with the same result")
     workers: int = transport(2, ge=1, le=64, description="stages that run at the same time")
+
+    @property
+    def machine(self) -> Machine:
+        """Where and how the backbone computes."""
+        return Machine(self.device, self.precision, self.memory)
 
 
 def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model:

@@ -39,26 +39,26 @@ class Member:
 
     def __init__(self, surrogate: Surrogate, shared: bool) -> None:
         self.surrogate, self.shared = surrogate, shared
-        self.values = surrogate.values() if shared else []
+        self.values = surrogate.values() if shared else None
 
     @contextmanager
     def active(self) -> Iterator[Surrogate]:
         """The surrogate with its own values in place."""
-        if not self.shared:
+        if self.values is None:
             yield self.surrogate
             return
         before = self.surrogate.values()
-        self.surrogate.set(self.values)
+        self.values.restore(self.surrogate.parameters)
         try:
             yield self.surrogate
             self.values = self.surrogate.values()
         finally:
-            self.surrogate.set(before)
+            before.restore(self.surrogate.parameters)
 
     def state(self, name: str) -> dict[str, Tensor]:
         """Everything that a resumed run needs, under ``name``."""
         with self.active() as surrogate:
-            return {f"{name}.{key}": value for key, value in surrogate.state().items()}
+            return {f"{name}.{key}": value.clone() for key, value in surrogate.state().items()}
 
     def load(self, name: str, state: dict[str, Tensor]) -> None:
         """Take up what :meth:`state` gave."""
@@ -114,7 +114,7 @@ def merged(images: Sequence[Tensor]) -> Tensor:
 def _other(name: str, context: Context) -> Backbone:
     from redcloak.suite import load
 
-    suite = load(name, context.suite.device)
+    suite = load(name, context.suite.machine)
     if suite.spec.resolution != context.suite.spec.resolution:
         raise UserError(
             f"surrogates: {name} works at {suite.spec.resolution} pixels and {context.suite.name} at "

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 
 from redcloak.api import Lens
 from redcloak.backbone import Backbone
+from redcloak.memory import LOSS_SCALE
 from redcloak.rng import randint, randn
 
 Rows = slice | list[int]
@@ -34,8 +35,8 @@ def value_and_gradient(
     """The loss of each image ``(N,)`` and its gradient with respect to that image ``(N, 3, H, W)``."""
     leaf = images.detach().requires_grad_(True)
     losses = objective(leaf, generators, rows)
-    (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-    return losses.detach().to(gradient.device), gradient
+    (gradient,) = torch.autograd.grad(losses.sum() * LOSS_SCALE, leaf)
+    return losses.detach().to(gradient.device), gradient / LOSS_SCALE
 
 
 def negated(objective: Objective) -> Objective:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from redcloak import registry
-from redcloak.api import Context, Kind, Progress, Subject
+from redcloak.api import Context, Kind, Machine, Progress, Subject
 from redcloak.errors import UserError
 from redcloak.images import linf_on_disk, list_images, load_images, rms_on_disk, save_images, to_tensor
 from redcloak.prompts import Decoupling
@@ -143,7 +143,7 @@ def generate(config: Settings, inputs: Folders, out: Path, transport: Settings, 
     from redcloak.generate import generate as draw
 
     suite = _suite(transport)
-    backbone = Backbone.load(inputs["model"] / "model", suite.device) if "model" in inputs else suite.backbone
+    backbone = Backbone.load(inputs["model"] / "model", suite.machine) if "model" in inputs else suite.backbone
     sampling = Sampling(int(config["steps"]), float(config["guidance"]), str(config["negative"]))
     pictures, prompts = draw(
         backbone, config["prompts"], int(config["count"]), int(config["seed"]), sampling, progress=report
@@ -200,7 +200,8 @@ def _recorded(report: Progress) -> tuple[dict[str, Any], Progress]:
 
 
 def _suite(transport: Settings) -> Suite:
-    return load_suite(str(transport["suite"]), str(transport.get("device", "cpu")))
+    given = {name: transport[name] for name in ("device", "precision", "memory") if name in transport}
+    return load_suite(str(transport["suite"]), Machine(**given))
 
 
 def _subject(config: Settings) -> Subject:

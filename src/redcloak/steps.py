@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redcloak import registry
-from redcloak.api import Kind, Progress, Score, silent
+from redcloak.api import Kind, Machine, Progress, Score, silent
 from redcloak.arms import Builder
 from redcloak.checkpoint import STATE
 from redcloak.config import AuditConfig, Choice
@@ -136,7 +136,7 @@ def generate(
     against = decoupling.negative if negative is None else negative
     sampling = Sampling(config.sampling_steps, config.guidance or _guidance(model), against)
     count, seed = config.images_per_prompt, config.seeds[0]
-    backbone = _backbone(model, config.device)
+    backbone = _backbone(model, config.machine)
     with workspace(out, "generate", [model], force=force) as space:
         pictures, _ = draw(backbone, asked, count, seed, sampling, progress=watch("generate"))
         files = save_images(space / "images", pictures)
@@ -195,7 +195,7 @@ class _Step:
 
     def __init__(self, config: AuditConfig, images: Path | None = None, *, minimum: int = 1) -> None:
         self.config = config.model_copy(update={"already_protected": None})
-        self.suite = load_suite(config.suite, config.device)
+        self.suite = load_suite(config.suite, config.machine)
         split = "reference" if images else "train"
         self.reference = _pictures(config.photos, self.suite, split, minimum)
         self.train = _pictures(str(images), self.suite) if images else self.reference
@@ -305,20 +305,20 @@ def _guidance(model: str) -> float:
     return load_suite(suite).spec.guidance if suite in suite_names() or Path(suite, "suite.yaml").is_file() else 7.5
 
 
-def _backbone(model: str, device: str) -> Backbone:
+def _backbone(model: str, machine: Machine) -> Backbone:
     """The model of a suite, or of a diffusers folder."""
     from redcloak.backbone import Backbone
 
     path = Path(model)
     if model in suite_names() or (path / "suite.yaml").is_file():
-        return load_suite(model, device).backbone
+        return load_suite(model, machine).backbone
     if path.is_file():
         cause = "a pickle, which can run code when it is read" if path.suffix in PICKLES else "a single file"
         raise UserError(f"model {model!r} is {cause}; convert it to a diffusers folder of safetensors.")
     if not path.is_dir():
         raise unknown("model", model, suite_names(), "Or give a diffusers folder.")
     try:
-        return Backbone.load(path, device)
+        return Backbone.load(path, machine)
     except UserError:
         raise
     except Exception as error:  # loaders raise anything on a damaged folder

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from redcloak.api import CPU, Machine
 from redcloak.config import Strict, read_yaml, validate
 from redcloak.errors import UserError, unknown
 
@@ -54,8 +55,8 @@ class SuiteSpec(Strict):
 class Suite:
     """The models of one run, each behind the interface that methods use."""
 
-    def __init__(self, folder: Path, device: str = "cpu") -> None:
-        self.folder, self.device = folder, device
+    def __init__(self, folder: Path, machine: Machine = CPU) -> None:
+        self.folder, self.machine, self.device = folder, machine, machine.device
         self.spec = validate(SuiteSpec, read_yaml(folder / "suite.yaml"), f"suite {folder.name}")
 
     @property
@@ -68,12 +69,14 @@ class Suite:
         return self.spec.defaults.get(method, {}) | given
 
     def fingerprint(self, *slots: str) -> str:
-        """What identifies the weights of some slots, without loading them: it enters cache keys."""
+        """What identifies the weights of some slots and the precision they compute in; it enters cache keys."""
         roots = tuple(f"{root}/" for slot in slots for root in self._roots(slot))
         chosen = {name: value for name, value in self._sums.items() if name.startswith(roots)}
-        if not chosen:
-            return f"{self.spec.backbone}@{self.spec.revision or 'main'}"
-        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+        found = f"{self.spec.backbone}@{self.spec.revision or 'main'}"
+        if chosen:
+            found = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+        computed = self.machine.precision if "backbone" in slots else "fp32"
+        return found if computed == "fp32" else f"{found}:{computed}"
 
     def _roots(self, slot: str) -> tuple[str, ...]:
         from redcloak.backbone import PARTS
@@ -136,8 +139,8 @@ class Suite:
         from redcloak.backbone import Backbone
 
         if (self.folder / self.spec.backbone).is_dir():
-            return Backbone.load(self._checked("backbone"), self.device)
-        return Backbone.load(_from_hub(self.spec), self.device)
+            return Backbone.load(self._checked("backbone"), self.machine)
+        return Backbone.load(_from_hub(self.spec), self.machine)
 
     @cached_property
     def restorer(self) -> Callable[[Tensor, float], Tensor]:
@@ -262,13 +265,13 @@ def names() -> list[str]:
 
 
 @lru_cache(maxsize=2)
-def load(name: str, device: str = "cpu") -> Suite:
+def load(name: str, machine: Machine = CPU) -> Suite:
     """A suite by name, or from a folder that holds a ``suite.yaml``."""
     if name in names():
-        return Suite(SUITES / name, device)
+        return Suite(SUITES / name, machine)
     folder = Path(name)
     if (folder / "suite.yaml").is_file():
-        return Suite(folder, device)
+        return Suite(folder, machine)
     if folder.is_dir():
         raise UserError(f"suite {name}: the folder has no suite.yaml; see `redcloak show tiny` for an example.")
     raise unknown("suite", name, names(), "Or give a folder with a suite.yaml.")

@@ -19,8 +19,9 @@ from torch import Generator, Tensor
 from redcloak import rng
 from redcloak.api import Context
 from redcloak.ascent import Diverged, Plan, ascend
-from redcloak.backbone import Backbone, restore
+from redcloak.backbone import Backbone
 from redcloak.config import ProtectConfig
+from redcloak.memory import Aside
 from redcloak.objectives import Objective
 from redcloak.prompts import NONE
 from redcloak.training import FineTune, Latents, Prior, trainable
@@ -104,42 +105,39 @@ class Surrogate:
                 classes = index % len(self.prior.latents.mean) if self.prior else None
                 tuning.step(latents.take(index % len(latents.mean), self.stream), self.stream, classes)
 
-    def values(self) -> list[Tensor]:
+    def values(self) -> Aside:
         """The trainable parameters as they are now."""
-        return [parameter.detach().clone() for parameter in self.parameters]
-
-    def set(self, values: Sequence[Tensor]) -> None:
-        """Put parameters back."""
-        restore(self.parameters, values)
+        return Aside(self.parameters, self.backbone.memory)
 
     @contextmanager
     def discarded(self, latents: Latents, steps: int) -> Iterator[None]:
         """Train for the length of the block, with an optimizer of its own, and put the parameters back."""
         kept = self.values()
-        self.learn(latents, steps, self._tuning())
-        try:
-            yield
-        finally:
-            self.set(kept)
+        with self.tuning.idle():
+            self.learn(latents, steps, self._tuning())
+            try:
+                yield
+            finally:
+                kept.restore(self.parameters)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that a resumed run needs, as flat tensors."""
-        found = {f"parameter.{index}": value for index, value in enumerate(self.values())}
+        """Everything that a resumed run needs, as flat tensors: the live ones, to be read at once."""
+        found = {f"parameter.{index}": value.detach() for index, value in enumerate(self.parameters)}
         slots = self.tuning.optimizer.state_dict()["state"]
-        found |= {
-            f"optimizer.{index}.{name}": value.clone() for index, slot in slots.items() for name, value in slot.items()
-        }
+        found |= {f"optimizer.{index}.{name}": value for index, slot in slots.items() for name, value in slot.items()}
         return found | {"stream": self.stream.get_state()}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take up what :meth:`state` gave."""
-        self.set([state[f"parameter.{index}"] for index in range(len(self.parameters))])
+        with torch.no_grad():
+            for index, parameter in enumerate(self.parameters):
+                parameter.copy_(state[f"parameter.{index}"])
         self.stream.set_state(state["stream"])
         optimizer = self.tuning.optimizer.state_dict()
         for name, value in state.items():
             if name.startswith("optimizer."):
-                _, index, slot = name.split(".")
-                optimizer["state"].setdefault(int(index), {})[slot] = value
+                _, number, slot = name.split(".")
+                optimizer["state"].setdefault(int(number), {})[slot] = value
         self.tuning.optimizer.load_state_dict(optimizer)
 
 

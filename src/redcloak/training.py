@@ -14,6 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from redcloak.backbone import Backbone, freeze
+from redcloak.memory import LOSS_SCALE, Aside, must_park
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,8 @@ class Latents:
     def of(cls, backbone: Backbone, images: Tensor, *, chunk: int = 16) -> Latents:
         """Encode images ``(N, 3, H, W)`` in [0, 1], ``chunk`` at a time."""
         scale = float(backbone.vae.config.scaling_factor)
-        posteriors = [
-            backbone.vae.encode(part.to(backbone.device) * 2 - 1).latent_dist for part in torch.split(images, chunk)
-        ]
-        mean = torch.cat([posterior.mean for posterior in posteriors]) * scale
-        std = torch.cat([posterior.std for posterior in posteriors]) * scale
+        means, spreads = zip(*(backbone.posterior(part) for part in torch.split(images, chunk)), strict=True)
+        mean, std = torch.cat(means) * scale, torch.cat([(0.5 * spread).exp() for spread in spreads]) * scale
         return cls(mean, std if backbone.latent == "sample" else torch.zeros_like(std))
 
     def draw(self, count: int, generator: Generator) -> Tensor:
@@ -86,6 +84,25 @@ class FineTune:
     def _optimizer(self, lr: float) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters, lr, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8, fused=True)
 
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """Lay the optimizer's moments aside for the length of the block, where memory is short."""
+        slots = [(slot, name) for slot in self.optimizer.state.values() for name in slot if name != "step"]
+        moments = [slot[name] for slot, name in slots]
+        if not must_park(moments, self.backbone.memory):
+            yield
+            return
+        aside, shapes = Aside(moments, "low"), [moment.shape for moment in moments]
+        for slot, name in slots:
+            slot[name] = slot[name].new_empty(0)
+        moments.clear()
+        try:
+            yield
+        finally:
+            for (slot, name), shape in zip(slots, shapes, strict=True):
+                slot[name] = slot[name].new_empty(shape)
+            aside.restore([slot[name] for slot, name in slots])
+
     def forget(self) -> None:
         """Start the optimizer anew, as peers' code does between the turns of a surrogate."""
         self.optimizer = self._optimizer(self.optimizer.param_groups[0]["lr"])
@@ -116,11 +133,14 @@ class FineTune:
         return self.backbone.embed(self.prompts).repeat_interleave(self.batch, 0)
 
     def _descend(self, loss: Tensor) -> None:
-        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        scale = LOSS_SCALE if self.backbone.dtype == torch.float16 else 1.0
+        gradients = torch.autograd.grad(loss * scale, self.parameters, allow_unused=True)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.optimizer.step()
+            parameter.grad = gradient if gradient is None or scale == 1 else gradient / scale
+        del gradients
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        if scale == 1 or norm.isfinite():  # an overflow of fp16 costs the step, not the model
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def train(self, latents: Latents, steps: int, generator: Generator) -> float:

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from redcloak.api import Context, Method
 from redcloak.ascent import Plan, ascend
 from redcloak.balls import quantise
+from redcloak.memory import Aside
 from redcloak.objectives import denoising, through
 from redcloak.surrogate import Surrogate, SurrogateConfig, Variant, in_round, set_states, states, stream_of
 from redcloak.training import Latents
@@ -71,7 +72,7 @@ def metacloak(images: Tensor, config: Config, context: Context, generators: Sequ
             set_states(generators, kept)
         for turn in range(first, config.rounds * turns):
             if turn % config.unroll == 0:
-                surrogate.set(pool[turn % turns // config.unroll])
+                pool[turn % turns // config.unroll].restore(surrogate.parameters)
                 surrogate.tuning.forget()
             loss = through(denoising(backbone, surrogate.prompt), flip_and_blur)
             follow = in_round(context, turn, config.rounds * turns)
@@ -83,7 +84,7 @@ def metacloak(images: Tensor, config: Config, context: Context, generators: Sequ
     return quantise(protected, images, config.ball)
 
 
-def _pool(surrogate: Surrogate, photos: Latents, config: Config) -> list[list[Tensor]]:
+def _pool(surrogate: Surrogate, photos: Latents, config: Config) -> list[Aside]:
     """The parameters at evenly spread moments of a training: at its beginning first, at its end last."""
     moments = [round(config.train_steps * index / max(1, config.snapshots - 1)) for index in range(config.snapshots)]
     pool, done = [], 0
