@@ -2,9 +2,10 @@
 
 The textbook loop is what a straightforward script does: every parameter takes a gradient, the prompt is tokenised and
 embedded and the photos are encoded anew in each training step, and each surrogate is a deep copy with a fresh
-optimizer. Both do the same number of passes over the same photos. Each runs in a process of its own; memory is the peak
-resident set beyond what the loaded model takes. ``--arch sd15`` is the full Stable Diffusion 1.5 architecture with
-random weights at 256x256.
+optimizer, all in float32. Both do the same number of passes over the same photos. Each runs in a process of its own;
+memory is the peak of what is resident or swapped out, beyond what the loaded model takes. ``--arch sd15`` is the full
+Stable Diffusion 1.5 architecture with random weights at 256x256; the textbook's ASPL wants 26 GB there, so a machine of
+24 GB needs swap. ``--precision`` and ``--memory`` are of our loop alone.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -24,8 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from redcloak import registry
-from redcloak.api import Context, Subject
+from redcloak.api import CPU, Context, Machine, Subject
 from redcloak.backbone import Backbone
+from redcloak.memory import TYPES
 from redcloak.rng import generators
 from redcloak.suite import load
 
@@ -33,7 +36,7 @@ RADIUS, STEP, LR = 11 / 255, 1 / 255, 1e-5
 SIZES = {"tiny": 64, "sd15": 256}
 
 
-def stable_diffusion() -> Backbone:
+def stable_diffusion(machine: Machine) -> Backbone:
     """Stable Diffusion 1.5 in all its sizes, with random weights."""
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -52,8 +55,9 @@ def stable_diffusion() -> Backbone:
     tokenizer = copy.copy(load("tiny").backbone.tokenizer)
     tokenizer.model_max_length = 77
     scheduler = DDIMScheduler(1000, 0.00085, 0.012, "scaled_linear", clip_sample=False, set_alpha_to_one=False)
-    parts = [part.eval().requires_grad_(False) for part in (vae, unet, text)]
-    return Backbone(*parts, tokenizer, scheduler, torch.device("cpu"))
+    dtype = TYPES[machine.precision]
+    parts = [nn.Module.to(part, dtype).eval().requires_grad_(False) for part in (vae, unet, text)]
+    return Backbone(*parts, tokenizer, scheduler, torch.device("cpu"), dtype=dtype, memory=machine.memory)
 
 
 def settings(method: str, rounds: int) -> dict[str, int]:
@@ -119,22 +123,41 @@ def _train(backbone: Backbone, unet: nn.Module, text: nn.Module, images: Tensor,
 WAYS: dict[str, Callable[[str, Backbone, Tensor, int], None]] = {"textbook": textbook, "ours": ours}
 
 
-def child(arch: str, method: str, way: str, rounds: int, count: int) -> None:
+def child(arch: str, method: str, way: str, rounds: int, count: int, machine: Machine) -> None:
     """Run one loop and print its seconds and peak memory."""
-    backbone = load("tiny").backbone if arch == "tiny" else stable_diffusion()
+    if way == "textbook":
+        machine = CPU
+    backbone = load("tiny", machine).backbone if arch == "tiny" else stable_diffusion(machine)
     photos = torch.rand((count, 3, SIZES[arch], SIZES[arch]), generator=torch.Generator().manual_seed(0))
-    loaded = peak_mb()
+    memory = Peak()
     if arch == "tiny":
         WAYS[way](method, backbone, photos, 1)  # warm-up
     begun = time.perf_counter()
     WAYS[way](method, backbone, photos, rounds)
     seconds = time.perf_counter() - begun
-    print(json.dumps({"seconds": seconds, "MB": peak_mb() - loaded}))
+    print(json.dumps({"seconds": seconds, "MB": memory.grown()}))
 
 
-def peak_mb() -> float:
-    """The largest resident set of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+class Peak:
+    """Watches how far this process grows, in MiB, resident or swapped out; Linux only."""
+
+    def __init__(self) -> None:
+        self.first = self.most = self.now()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            self.most = max(self.most, self.now())
+            time.sleep(0.02)
+
+    @staticmethod
+    def now() -> float:
+        fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return sum(float(fields[name].split()[0]) for name in ("VmRSS", "VmSwap")) / 1024
+
+    def grown(self) -> float:
+        """The largest growth so far."""
+        return self.most - self.first
 
 
 def main() -> None:
@@ -144,13 +167,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=0, help="0: 10 on tiny, 1 on sd15")
     parser.add_argument("--photos", type=int, default=0, help="0: 4 on tiny, 2 on sd15")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", choices=TYPES, default="fp32")
+    parser.add_argument("--memory", choices=["auto", "low"], default="auto")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rounds = args.rounds or (10 if args.arch == "tiny" else 1)
     photos = args.photos or (4 if args.arch == "tiny" else 2)
     if args.child:
-        child(args.arch, args.methods[0], args.child, rounds, photos)
+        child(
+            args.arch,
+            args.methods[0],
+            args.child,
+            rounds,
+            photos,
+            Machine(precision=args.precision, memory=args.memory),
+        )
         return
     print("| method | textbook s | ours s | faster | textbook MB | ours MB | memory |\n|---|---|---|---|---|---|---|")
     for method in args.methods:
@@ -158,7 +190,8 @@ def main() -> None:
         for way in WAYS:
             command = [
                 sys.executable, __file__, "--arch", args.arch, "--methods", method, "--rounds", str(rounds), "--photos",
-                str(photos), "--threads", str(args.threads), "--child", way,
+                str(photos), "--threads", str(args.threads), "--precision", args.precision, "--memory", args.memory,
+                "--child", way,
             ]  # fmt: skip
             line = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
             found[way] = json.loads(line)
