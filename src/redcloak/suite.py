@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import Field
 
@@ -50,6 +50,14 @@ class SuiteSpec(Strict):
     defaults: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="method -> settings that replace the method's own defaults"
     )
+
+
+class Enlarge(Protocol):
+    """An upscaler; it is told of ``noise_level``, and adds noise of the level ``added``, by default the same."""
+
+    def __call__(
+        self, images: Tensor, prompt: str, noise_level: int, generators: Sequence[Generator], added: int | None = None
+    ) -> Tensor: ...
 
 
 class Suite:
@@ -159,7 +167,7 @@ class Suite:
         return restore
 
     @cached_property
-    def upscaler(self) -> Callable[[Tensor, str, int, Sequence[Generator]], Tensor]:
+    def upscaler(self) -> Enlarge:
         """Images, a prompt, a noise level and one generator per image -> images four times as large."""
         import torch
 
@@ -168,10 +176,12 @@ class Suite:
 
         net = Upscaler.from_folder(self._checked("upscaler")).to(self.device)
 
-        def upscale(images: Tensor, prompt: str, noise_level: int, generators: Sequence[Generator]) -> Tensor:
-            spread = _noise_spread(noise_level)
+        def upscale(
+            images: Tensor, prompt: str, noise_level: int, generators: Sequence[Generator], added: int | None = None
+        ) -> Tensor:
+            spread = _noise_spread(noise_level if added is None else added)
             noisy = images.to(self.device) + spread * randn(images, generators).to(self.device)
-            level = torch.full((len(images),), spread, device=self.device)
+            level = torch.full((len(images),), _noise_spread(noise_level), device=self.device)
             large: Tensor = net(noisy, level)
             return large.clamp(0, 1).to(images.device)
 
