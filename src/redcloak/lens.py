@@ -1,7 +1,8 @@
 """Purifiers as lenses: what an adaptive protection ascends through.
 
-A differentiable purifier is differentiated; any other is run as it is and its gradient taken for the identity's
-(straight-through, BPDA). Its randomness comes from the photo's own generator, so that a step sees another draw.
+A differentiable purifier is differentiated; any other is run as it is and its gradient taken for its stand-in's, or,
+where it has none, for the identity's (straight-through, BPDA). Its randomness comes from the photo's own generator, so
+that a step sees another draw.
 
 Cite: Athalye et al., "Obfuscated Gradients Give a False Sense of Security", ICML 2018 (BPDA, EOT).
 """
@@ -42,7 +43,10 @@ class ChainLens:
             else:
                 with torch.no_grad():
                     purified = entry.function(images.detach(), settings, self.context, generators)
-                images = images + (purified - images).detach()
+                way = images
+                if entry.stand_in and self.gradient == "exact":
+                    way = entry.stand_in(images, settings, self.context, generators)
+                images = way + (purified - way).detach()
         return images
 
 

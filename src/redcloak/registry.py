@@ -2,7 +2,8 @@
 
 ``protect/aspl.py`` holds a ``Config``, a ``METHOD``, and a function ``aspl``: that is the whole registration.
 Other distributions add methods by an entry point in the group ``redcloak.protect`` (``.purify``,
-``.personalize``, ``.metrics``) whose value is a module of the same shape.
+``.personalize``, ``.metrics``) whose value is a module of the same shape. A purifier that is not differentiable may
+also hold a ``stand_in`` of the same arguments that is: a close likeness, for gradients alone.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Entry:
     function: Callable[..., Any]
     config: type[MethodConfig]
     method: Method
+    stand_in: Callable[..., Any] | None = None
 
     @property
     def doc(self) -> str:
@@ -89,7 +91,7 @@ def load(kind: Kind, name: str) -> Entry:
     if name not in modules(kind):
         raise unknown(KINDS[kind], name, modules(kind), f"See `redcloak list {KINDS[kind]}s`.")
     module: ModuleType = importlib.import_module(modules(kind)[name])
-    return Entry(kind, name, getattr(module, name), module.Config, module.METHOD)
+    return Entry(kind, name, getattr(module, name), module.Config, module.METHOD, getattr(module, "stand_in", None))
 
 
 def summary(kind: Kind, name: str) -> str:

@@ -21,6 +21,7 @@ METHOD = Method(
     title="Adaptive protection",
     cite="Liu et al., arXiv 2406.18944, section 5.3; Athalye et al., Obfuscated Gradients Give a False Sense of "
     "Security, ICML 2018.",
+    version=2,
     license="Apache-2.0 (nothing was released; written from the papers)",
     stochastic=True,
     needs=("backbone",),
@@ -45,7 +46,7 @@ class Config(ProtectConfig):
     plain: float = Field(0.0, ge=0, lt=1, description="share of the steps that look through no purifier")
     draws: int = Field(1, ge=1, description="draws of the purifier's randomness averaged in a step (EOT)")
     gradient: Literal["exact", "straight_through"] = Field(
-        "exact", description="exact where the purifier is differentiable; straight_through takes all for identities"
+        "exact", description="of the purifier, or of its stand-in; straight_through takes all purifiers for identities"
     )
 
     def parts(self) -> tuple[tuple[Kind, Choice], ...]:

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
 from redcloak.config import MethodConfig
+from redcloak.diffjpeg import diffjpeg
 from redcloak.images import to_tensor, to_uint8
 
 METHOD = Method(title="JPEG", cite="Liu et al., arXiv 2406.18944, appendix: quality 75.")
@@ -26,7 +27,8 @@ class Config(MethodConfig):
 def jpeg(images: Tensor, config: Config, context: Context, generators: Sequence[Generator]) -> Tensor:
     """Round to 8 bits, compress, decompress.
 
-    Images ``(N, 3, H, W)`` in [0, 1] -> the same shape. Nothing is random; not differentiable.
+    Images ``(N, 3, H, W)`` in [0, 1] -> the same shape. Nothing is random; not differentiable: adaptive protections
+    see this codec's pictures and climb by the gradient of :mod:`redcloak.diffjpeg`.
 
     Cite: the baseline of Liu et al., arXiv 2406.18944. License: Apache-2.0.
     """
@@ -37,3 +39,8 @@ def jpeg(images: Tensor, config: Config, context: Context, generators: Sequence[
         with Image.open(buffer) as compressed:
             back.append(compressed.convert("RGB"))
     return to_tensor([np.asarray(picture) for picture in back]).to(images)
+
+
+def stand_in(images: Tensor, config: Config, context: Context, generators: Sequence[Generator]) -> Tensor:
+    """The same compression as a function with a gradient, ``(N, 3, H, W)`` in [0, 1]."""
+    return diffjpeg(images, config.quality)
