@@ -27,6 +27,7 @@ clip: clip
 restorer: restorer
 upscaler: upscaler
 quality: quality
+pixel: pixel
 defaults:
   dreambooth: {steps: 7, batch: 2}
 """
@@ -41,6 +42,7 @@ def suite_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.syspath_prepend(str(RECIPES))
         _write_backbone(folder)
         _write_rest(folder)
+        _write_pixel(folder / "pixel")
     (folder / "suite.yaml").write_text(SPEC)
     sign(folder)
     return folder
@@ -131,6 +133,23 @@ def _write_backbone(folder: Path) -> None:
     unet.save_pretrained(folder / "unet")
     CLIPTextModel(_text_config(tokenizer)).save_pretrained(folder / "text_encoder")
     DDPMScheduler(1000, 0.00085, 0.012, "scaled_linear", clip_sample=False).save_pretrained(folder / "scheduler")
+
+
+def _write_pixel(folder: Path) -> None:
+    """Of half the photos' side, so that they are resized, and are more than one tile."""
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    unet = UNet2DModel(
+        sample_size=32,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
+    unet.save_pretrained(folder)
+    DDPMScheduler(1000, 0.0001, 0.02, "linear", variance_type="fixed_small").save_pretrained(folder)
 
 
 def _write_rest(folder: Path) -> None:

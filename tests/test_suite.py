@@ -38,6 +38,7 @@ SLOTS = {
     "restorer": "restorer/diffusion_pytorch_model.safetensors",
     "upscaler": "upscaler/diffusion_pytorch_model.safetensors",
     "quality": "quality/diffusion_pytorch_model.safetensors",
+    "pixel": "pixel/diffusion_pytorch_model.safetensors",
 }
 
 

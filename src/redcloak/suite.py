@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from redcloak.backbone import Backbone
     from redcloak.clip import Clip
     from redcloak.faces import FaceBackend
+    from redcloak.pixel import PixelDiffusion
 
 SUITES = Path(__file__).parent / "suites"
 SLOTS = ("backbone", "clip", "restorer", "upscaler", "quality", "pixel")
+PRECISE = {"backbone", "pixel"}  # the slots that compute in the machine's precision
 
 
 class SuiteSpec(Strict):
@@ -83,7 +85,7 @@ class Suite:
         found = f"{self.spec.backbone}@{self.spec.revision or 'main'}"
         if chosen:
             found = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
-        computed = self.machine.precision if "backbone" in slots else "fp32"
+        computed = self.machine.precision if PRECISE & set(slots) else "fp32"
         return found if computed == "fp32" else f"{found}:{computed}"
 
     def _roots(self, slot: str) -> tuple[str, ...]:
@@ -186,6 +188,13 @@ class Suite:
             return large.clamp(0, 1).to(images.device)
 
         return upscale
+
+    @cached_property
+    def pixel(self) -> PixelDiffusion:
+        """The diffusion model in pixel space that purifiers walk back with."""
+        from redcloak.pixel import PixelDiffusion
+
+        return PixelDiffusion.load(self._checked("pixel"), self.machine)
 
     @cached_property
     def clip(self) -> Clip:

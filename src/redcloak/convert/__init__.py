@@ -1,0 +1,1 @@
+"""Public checkpoints, brought to the folders that a suite loads."""
