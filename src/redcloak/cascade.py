@@ -1,4 +1,4 @@
-"""The super-resolution stage of a pixel cascade (DeepFloyd IF-II): a pixel model that also sees a small picture and words.
+"""The super-resolution stage of a pixel cascade (DeepFloyd IF-II): a pixel model that sees a picture and words, too.
 
 Behind :class:`redcloak.pixel.PixelDiffusion` it is one more model that predicts the noise in a state.
 """
@@ -52,7 +52,9 @@ class Cascade:
                 for kind, part in ((UNet2DConditionModel, "unet"), (T5EncoderModel, "text_encoder"))
             )
         if (unet.config.in_channels, unet.config.out_channels) != (6, 6):
-            raise UserError(f"model {folder}: its unet takes {unet.config.in_channels} channels; a second stage takes 6.")
+            raise UserError(
+                f"model {folder}: its unet takes {unet.config.in_channels} channels; a second stage takes 6."
+            )
         for module in (unet, text):
             torch.nn.Module.to(module, place, dtype).eval().requires_grad_(False)
             if dtype != torch.float32:

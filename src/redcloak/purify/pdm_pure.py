@@ -21,7 +21,7 @@ from redcloak.purify.upscale import resize
 METHOD = Method(
     title="PDM-Pure",
     cite="Xue and Chen, Pixel is a Barrier: Diffusion Models Are More Adversarially Robust Than We Think, 2024.",
-    license="Apache-2.0 (DeepFloyd IF's weights: their own licence; the authors' code has none; written from the paper)",
+    license="Apache-2.0 (DeepFloyd IF's weights: their own licence; the authors' code has none)",
     stochastic=True,
     needs=("pixel", "upscaler"),
 )
@@ -72,7 +72,9 @@ def pdm_pure(images: Tensor, config: Config, context: Context, generators: Seque
 def walk_of(model: PixelDiffusion, config: Config) -> tuple[int, ...]:
     """The model's steps to visit, from ``start`` of the thinned schedule down to the picture."""
     if config.start >= config.respacing:
-        raise UserError(f"start = {config.start}: the thinned schedule has {config.respacing} steps; give a smaller one.")
+        raise UserError(
+            f"start = {config.start}: the thinned schedule has {config.respacing} steps; give a smaller one."
+        )
     thinned = respaced(len(model.alphas_cumprod), config.respacing)
     return (*reversed(thinned[: config.start + 1]), CLEAN)
 
