@@ -88,7 +88,7 @@ def main() -> None:
         for solver in args.solvers:
             slow, theirs = timed(lambda k=kept, w=weight, s=solver: conic(image, k, w, s), args.turns)
             best = value(theirs, image, kept, weight)
-            for tolerance in (1e-3, 1e-4, 1e-5, 1e-6):
+            for tolerance in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6):
                 quick, ours = timed(lambda k=kept, w=weight, t=tolerance: minimise(image, k, w, t), args.turns)
                 reached = value(ours, image, kept, weight)
                 if reached <= best * (1 + 1e-4):

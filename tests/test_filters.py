@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -178,36 +176,12 @@ def test_the_cleaner_removes_weak_noise_and_keeps_edges(context: Context):
 
 
 @pytest.mark.parametrize(
-    ("module", "settings"),
-    [
-        (median, {}),
-        (bilateral, {}),
-        (resize, {}),
-        (bit_depth, {"bits": 3}),
-        (webp, {}),
-        (jpeg, {}),
-        (adverse_cleaner, {}),
-    ],
-    ids=lambda value: getattr(value, "__name__", "").rsplit(".")[-1],
+    "module", [median, bilateral, resize, webp, jpeg, adverse_cleaner], ids=lambda m: m.METHOD.title
 )
-def test_a_filter_weakens_a_perturbation_of_pixels(module, settings: dict, photos: Tensor, context: Context):
+def test_a_filter_weakens_a_perturbation_of_pixels(module, photos: Tensor, context: Context):
     """What every one of them is for: two near pictures come nearer."""
     smooth = F.avg_pool2d(F.pad(photos, (4,) * 4, mode="reflect"), 9, 1)
     signs = torch.randint(0, 2, photos.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     moved = (smooth + signs * 4 / 255).clamp(0, 1)
-    before, after = (
-        (a - b).square().mean() for a, b in ((moved, smooth), both(module, moved, smooth, context, settings))
-    )
-    assert after < 0.9 * before if module is not bit_depth else after != before
-
-
-def both(module, a: Tensor, b: Tensor, context: Context, settings: dict) -> tuple[Tensor, Tensor]:
-    return purify(module, a, context, **settings), purify(module, b, context, **settings)
-
-
-def test_a_filter_is_found_by_its_file():
-    command = "from redcloak.registry import names; print(*names('purify'))"
-    found = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout.split()
-    assert {"median", "bilateral", "webp", "resize", "bit_depth", "gaussian_noise", "adverse_cleaner", "tvm"} <= set(
-        found
-    )
+    left = purify(module, moved, context) - purify(module, smooth, context)
+    assert left.square().mean() < 0.9 * (moved - smooth).square().mean()
