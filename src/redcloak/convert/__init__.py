@@ -1,0 +1,1 @@
+"""Converters of files: run as modules, each on its own."""
