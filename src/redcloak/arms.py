@@ -163,6 +163,7 @@ class Builder:
         entry = registry.load(kind, choice.name)
         settings = self.suite.settings(choice.name, more | choice.settings)
         resolved: MethodConfig = entry.configure(**settings)
+        resolved.check()
         weights = {
             slot: self.suite.faces.fingerprint() if slot == "faces" else self.suite.fingerprint(slot)
             for slot in entry.needs(resolved)
@@ -176,7 +177,7 @@ class Builder:
             "version": entry.method.version,
             "weights": weights,
         }
-        more_of_it = {"parts": parts, "suites": others, "files": files}
+        more_of_it = {"parts": parts, "suites": others, "files": files, "models": resolved.models()}
         return entry, found | {name: value for name, value in more_of_it.items() if value}
 
     def protect(self, choice: Choice) -> Node:

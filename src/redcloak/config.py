@@ -57,6 +57,21 @@ class MethodConfig(Strict):
         """The other suites whose models its result depends on."""
         return ()
 
+    def models(self) -> dict[str, str]:
+        """What identifies the weights that come neither from a suite nor from a file among the settings.
+
+        Raises:
+            UserError: they are not on this machine.
+        """
+        return {}
+
+    def check(self) -> None:
+        """See that the weights and packages that the method brings along are here, without loading them.
+
+        Raises:
+            UserError: one is not, and how to get it.
+        """
+
 
 class ProtectConfig(MethodConfig):
     """Base of every protection's configuration: the budget, in 8-bit steps of the saved PNG."""

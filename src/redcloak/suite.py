@@ -157,9 +157,13 @@ class Suite:
         """Images in [0, 1] and fidelity in [0, 1] -> restored images of the same size."""
         import torch
 
+        from redcloak import restorers
         from redcloak.nets import Restorer
 
-        net = Restorer.from_folder(self._checked("restorer")).to(self.device)
+        folder = self._checked("restorer")
+        if not (folder / "config.json").is_file():
+            return restorers.restorer(folder, self.device, self.faces)
+        net = Restorer.from_folder(folder).to(self.device)
 
         def restore(images: Tensor, fidelity: float) -> Tensor:
             trust = torch.full((len(images),), fidelity, device=self.device)
@@ -173,10 +177,14 @@ class Suite:
         """Images, a prompt, a noise level and one generator per image -> images four times as large."""
         import torch
 
+        from redcloak import restorers
         from redcloak.nets import Upscaler
         from redcloak.rng import randn
 
-        net = Upscaler.from_folder(self._checked("upscaler")).to(self.device)
+        folder = self._checked("upscaler")
+        if not (folder / "config.json").is_file():
+            return restorers.upscaler(folder, self.device)
+        net = Upscaler.from_folder(folder).to(self.device)
 
         def upscale(
             images: Tensor, prompt: str, noise_level: int, generators: Sequence[Generator], added: int | None = None

@@ -1,4 +1,4 @@
-"""A large picture through an encoder in overlapping tiles, of which only one keeps its activations at a time."""
+"""A large picture through a network in overlapping tiles, so that the peak of memory is that of a few."""
 
 from __future__ import annotations
 
@@ -34,11 +34,35 @@ def tiled(
     return tuple(torch.cat(parts, -2) for parts in zip(*rows, strict=True))
 
 
-def spans(length: int, side: int, factor: int) -> Iterator[tuple[int, int, int, int]]:
+def enlarged(
+    net: Callable[[Tensor], Tensor], pictures: Tensor, scale: int, side: int, margin: int, batch: int
+) -> Tensor:
+    """``(N, C, H, W)`` through a network that enlarges ``scale`` times, window by window, ``batch`` at a time.
+
+    The windows have ``side`` pixels, of which ``margin`` at each inner edge are computed and dropped. Pictures that fit
+    into one window pass whole.
+    """
+    high, wide = (
+        list(spans(length, side, 1, margin)) if length > side else [(0, length, 0, length)]
+        for length in pictures.shape[-2:]
+    )
+    places = [(row, down, across) for row in range(len(pictures)) for down in high for across in wide]
+    result = pictures.new_empty(*pictures.shape[:2], *(length * scale for length in pictures.shape[-2:]))
+    for begin in range(0, len(places), batch):
+        part = places[begin : begin + batch]
+        windows = torch.stack([pictures[row, :, y[2] : y[3], x[2] : x[3]] for row, y, x in part])
+        for (row, y, x), large in zip(part, net(windows), strict=True):
+            rows, columns = (slice(*(scale * place for place in (span[0], span[1]))) for span in (y, x))
+            there = (slice(scale * (span[0] - span[2]), scale * (span[1] - span[2])) for span in (y, x))
+            result[row, :, rows, columns] = large[(slice(None), *there)]
+    return result
+
+
+def spans(length: int, side: int, factor: int, margin: int = MARGIN) -> Iterator[tuple[int, int, int, int]]:
     """Of each tile along one side, in latents: where its middle begins and ends, and where its window does."""
     total, window = length // factor, side // factor
-    middle = window - 2 * MARGIN
+    middle = window - 2 * margin
     for begin in range(0, total, middle):
         end = min(begin + middle, total)
-        first = max(0, min(begin - MARGIN, total - window))
+        first = max(0, min(begin - margin, total - window))
         yield begin, end, first, min(first + window, total)

@@ -1,1 +1,1 @@
-"""Public checkpoints, brought to the folders that a suite loads."""
+"""Converters of public checkpoints to what a suite or a method loads: run as modules, each on its own."""

@@ -1,0 +1,221 @@
+"""Restorers and upscalers of other people: networks from one local safetensors file, recognised by spandrel.
+
+A file is enough: the architecture and its sizes are read off the names and shapes of the weights. A suite's slot takes
+them too: a folder that holds one safetensors file, or the Stable Diffusion x4 upscaler as a diffusers folder.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from redcloak.align import restore_faces
+from redcloak.api import silent
+from redcloak.config import MethodConfig
+from redcloak.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Generator
+
+    from redcloak.faces import FaceBackend
+
+PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".pkl")
+OF_FACES = ("CodeFormer", "GFPGAN")
+NON_COMMERCIAL = ("CodeFormer",)
+
+
+@dataclass(frozen=True)
+class Network:
+    """An image-to-image network: images ``(N, 3, H, W)`` in [0, 1] -> images ``scale`` times as large."""
+
+    architecture: str
+    module: nn.Module
+    scale: int
+    least: int
+    multiple: int
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Whole pictures, one after the other, so that none depends on its companions."""
+        return torch.cat([self._one(image[None]) for image in images])
+
+    def _one(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        high, wide = (-(-max(side, self.least) // self.multiple) * self.multiple for side in (height, width))
+        padded = F.pad(image, (0, wide - width, 0, high - height), mode="replicate")
+        large: Tensor = self.module(padded.to(next(self.module.parameters())))
+        return large[..., : height * self.scale, : width * self.scale].clamp(0, 1).to(image)
+
+    def of_faces(self, fidelity: float = 0.5) -> Callable[[Tensor], Tensor]:
+        """The same for aligned faces ``(F, 3, 512, 512)``; ``fidelity`` is CodeFormer's w.
+
+        Both networks know pictures in [-1, 1], which spandrel's own call leaves to the caller. GFPGAN draws the noise
+        of its generator anew at each call; here it is the one that is stored with the weights.
+        """
+        asked: dict[str, Any] = {"CodeFormer": {"weight": fidelity}}.get(self.architecture, {"randomize_noise": False})
+
+        def restore(faces: Tensor) -> Tensor:
+            restored: Tensor = self.module(faces.to(next(self.module.parameters())) * 2 - 1, **asked)[0]
+            return (restored / 2 + 0.5).clamp(0, 1).to(faces)
+
+        return restore
+
+
+class NetworkConfig(MethodConfig):
+    """Base of the methods whose network comes from a file of the user's."""
+
+    architectures: ClassVar[tuple[str, ...]] = ()
+
+    weights: Path | None = Field(None, description="a safetensors file, or a folder with one; there is no default")
+
+    @field_validator("weights")
+    @classmethod
+    def _file(cls, value: Path | None) -> Path | None:
+        return None if value is None else weights_file(value)
+
+    def check(self) -> None:
+        """See that the file is given and there, and that spandrel is."""
+        name = " or ".join(self.architectures)
+        if self.weights is None:
+            raise UserError(f"weights: give a safetensors file of {name}, as in --set weights=FILE.safetensors.")
+        if not self.weights.is_file():
+            raise UserError(f"weights = {str(self.weights)!r}: no such file; give a safetensors file of {name}.")
+        _registry(self.architectures)
+
+    def network(self, device: str) -> Network:
+        """The network of the file.
+
+        Raises:
+            UserError: as ``check``, or the file holds another network.
+        """
+        self.check()
+        assert self.weights is not None
+        return network(self.weights, self.architectures, device)
+
+
+def weights_file(path: Path) -> Path:
+    """The file itself, or the only safetensors file of a folder.
+
+    Raises:
+        UserError: a pickle, or a folder with none or several.
+    """
+    if path.suffix in PICKLES:
+        new = path.with_suffix(".safetensors").name
+        raise UserError(
+            f"weights = {str(path)!r}: a pickle, which can run code when it is read; convert it where you trust it: "
+            f"python -m redcloak.convert.safetensors {path} {new}"
+        )
+    if not path.is_dir():
+        return path
+    found = sorted(path.glob("*.safetensors"))
+    if len(found) != 1:
+        raise UserError(f"weights = {str(path)!r}: the folder holds {len(found)} safetensors files; name one.")
+    return found[0]
+
+
+def network(path: Path, wanted: Sequence[str], device: str) -> Network:
+    """The network of a safetensors file, frozen.
+
+    Raises:
+        UserError: it is none of the architectures ``wanted``, or none that spandrel knows; empty: any will do.
+    """
+    state = path.stat()
+    found = _load(path, device, tuple(wanted), (state.st_mtime_ns, state.st_size))
+    if wanted and found.architecture not in wanted:
+        raise UserError(f"weights = {str(path)!r}: spandrel found {found.architecture}; give {' or '.join(wanted)}.")
+    return found
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, device: str, wanted: tuple[str, ...], state: tuple[int, int]) -> Network:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    registry = _registry(wanted)
+    import spandrel
+
+    try:
+        # The networks draw the weights that are about to be replaced, and some call torch in an outdated way.
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):
+            found = registry.load(load_file(path))
+    except SafetensorError as error:
+        raise UserError(f"weights = {str(path)!r}: not a whole safetensors file ({error}).") from None
+    except spandrel.UnsupportedModelError:
+        hint = f"give {' or '.join(wanted)}" if wanted else "CodeFormer needs pip install 'redcloak[restore-nc]'"
+        raise UserError(f"weights = {str(path)!r}: spandrel knows no such network; {hint}.") from None
+    except RuntimeError as error:  # the names are an architecture's, the shapes are not
+        raise UserError(f"weights = {str(path)!r}: the network does not fit: {str(error)[:200]}.") from None
+    if not isinstance(found, spandrel.ImageModelDescriptor) or (found.input_channels, found.output_channels) != (3, 3):
+        raise UserError(f"weights = {str(path)!r}: {found.architecture.id} does not map colour pictures to such.")
+    module = found.model.float().to(device).eval().requires_grad_(False)
+    needs = found.size_requirements
+    return Network(str(found.architecture.id), module, found.scale, needs.minimum, needs.multiple_of)
+
+
+def _registry(wanted: Sequence[str]) -> Any:
+    """The architectures that spandrel knows, with the non-commercial ones where one is wanted or anything will do."""
+    asked = any(name in NON_COMMERCIAL for name in wanted)
+    try:
+        import spandrel
+
+        registry = spandrel.MAIN_REGISTRY.copy()
+        if asked or (not wanted and find_spec("spandrel_extra_arches")):
+            from spandrel_extra_arches import EXTRA_REGISTRY
+
+            registry.add(*EXTRA_REGISTRY, ignore_duplicates=True)
+    except (ImportError, RuntimeError) as error:  # torchvision fails with either where it does not fit torch
+        name = getattr(error, "name", "")
+        if name in ("spandrel", "spandrel_extra_arches"):
+            extra = "restore-nc" if asked else "restore"
+            raise UserError(f"the package {name} is not installed: pip install 'redcloak[{extra}]'.") from None
+        raise UserError(
+            f"spandrel does not load ({type(error).__name__}: {error}): "
+            f"it needs a torchvision of the same build as torch {torch.__version__}."
+        ) from None
+    return registry
+
+
+def restorer(folder: Path, device: str, faces: FaceBackend) -> Callable[[Tensor, float], Tensor]:
+    """A suite's restorer from a folder with one safetensors file.
+
+    Images in [0, 1] and fidelity in [0, 1] -> restored images of the same size. CodeFormer and GFPGAN restore the faces
+    in them; only CodeFormer is told the fidelity.
+    """
+    net = network(weights_file(folder), (), device)
+    if net.scale != 1:
+        raise UserError(
+            f"restorer {str(folder)!r}: {net.architecture} enlarges {net.scale} times; a restorer does not."
+        )
+
+    def restore(images: Tensor, fidelity: float) -> Tensor:
+        if net.architecture in OF_FACES:
+            return restore_faces(images, net.of_faces(fidelity), faces, silent)
+        return net(images)
+
+    return restore
+
+
+def upscaler(folder: Path, device: str) -> Callable[[Tensor, str, int, Sequence[Generator]], Tensor]:
+    """A suite's x4 upscaler: Stable Diffusion's as a diffusers folder, or a folder with one safetensors file.
+
+    Images, a prompt, a noise level and a generator per image -> images four times as large. A network from a single
+    file knows neither prompt nor noise.
+    """
+    if (folder / "model_index.json").is_file():
+        from redcloak.sdx4 import enlarge, load
+
+        pipeline = load(folder, device)
+        return lambda images, prompt, level, generators: enlarge(pipeline, images, prompt, level, generators)
+    net = network(weights_file(folder), (), device)
+    if net.scale != 4:
+        raise UserError(f"upscaler {str(folder)!r}: {net.architecture} enlarges {net.scale} times instead of 4.")
+    return lambda images, prompt, level, generators: net(images)
