@@ -19,6 +19,7 @@ from conftest import SPEC
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from redcloak import sdx4
 from redcloak.api import Context, Subject
 from redcloak.arms import Builder
 from redcloak.config import AuditConfig, Choice
@@ -332,6 +333,31 @@ def test_the_x4_upscaler_draws_each_picture_on_its_own(x4_folder: Path, photos: 
     assert not torch.equal(whole, other)
     assert torch.equal(alone[0], whole[2])
     assert not whole.requires_grad
+
+
+def test_the_x4_upscaler_can_be_told_of_noise_that_was_not_added(x4_folder: Path, photos: Tensor):
+    pipeline: Any = sdx4.load(x4_folder, "cpu")
+    told: list[tuple[float, int]] = []
+    whole = pipeline.low_res_scheduler.add_noise
+    small, asked = photos[..., ::2, ::2], {"steps": 2}
+
+    def draw(level: int, added: int | None) -> Tensor:
+        unet = pipeline.unet.forward
+
+        def spy(*args, class_labels, **kwargs):
+            told.append((float(args[0][:, 4:].std()), int(class_labels[0])))
+            return unet(*args, class_labels=class_labels, **kwargs)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pipeline.unet, "forward", spy)
+            return sdx4.enlarge(pipeline, small[:1], "a photo", level, generators(0, "p", 1), added=added, **asked)
+
+    results = [draw(300, None), draw(300, 0), draw(300, 300)]
+    assert [label for _, label in told] == [300] * 6
+    assert torch.equal(results[0], results[2])
+    assert not torch.equal(results[0], results[1])
+    assert told[2][0] < told[0][0]  # the small picture it saw was the clean one
+    assert pipeline.low_res_scheduler.add_noise == whole
 
 
 def test_an_upscaler_that_is_not_here(tmp_path: Path, x4_folder: Path, suite_folder: Path, monkeypatch):

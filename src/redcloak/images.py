@@ -222,11 +222,15 @@ def digest(images: Sequence[Picture] | Picture | Tensor) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in short: it enters cache keys.
+    """The SHA-256 of a file's bytes, or of a folder's files and their names, in short: it enters cache keys.
 
     Raises:
         UserError: the file cannot be read.
     """
+    if path.is_dir():
+        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+        names = [f"{file.relative_to(path).as_posix()} {file_digest(file)}" for file in files]
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except OSError as error:

@@ -7,7 +7,7 @@ them too: a folder that holds one safetensors file, or the Stable Diffusion x4 u
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -25,7 +25,7 @@ from redcloak.config import MethodConfig
 from redcloak.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Generator
+    from redcloak.suite import Enlarge
 
     from redcloak.faces import FaceBackend
 
@@ -204,7 +204,7 @@ def restorer(folder: Path, device: str, faces: FaceBackend) -> Callable[[Tensor,
     return restore
 
 
-def upscaler(folder: Path, device: str) -> Callable[[Tensor, str, int, Sequence[Generator]], Tensor]:
+def upscaler(folder: Path, device: str) -> Enlarge:
     """A suite's x4 upscaler: Stable Diffusion's as a diffusers folder, or a folder with one safetensors file.
 
     Images, a prompt, a noise level and a generator per image -> images four times as large. A network from a single
@@ -214,8 +214,10 @@ def upscaler(folder: Path, device: str) -> Callable[[Tensor, str, int, Sequence[
         from redcloak.sdx4 import enlarge, load
 
         pipeline = load(folder, device)
-        return lambda images, prompt, level, generators: enlarge(pipeline, images, prompt, level, generators)
+        return lambda images, prompt, level, generators, added=None: enlarge(
+            pipeline, images, prompt, level, generators, added=added
+        )
     net = network(weights_file(folder), (), device)
     if net.scale != 4:
         raise UserError(f"upscaler {str(folder)!r}: {net.architecture} enlarges {net.scale} times instead of 4.")
-    return lambda images, prompt, level, generators: net(images)
+    return lambda images, prompt, level, generators, added=None: net(images)

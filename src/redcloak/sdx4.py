@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -30,23 +32,45 @@ def enlarge(
     generators: Sequence[Generator],
     steps: int = 75,
     guidance: float = 9.0,
+    added: int | None = None,
 ) -> Tensor:
-    """Images ``(N, 3, H, W)`` in [0, 1] -> ``(N, 3, 4H, 4W)``, one after the other, each with its own noise."""
+    """Images ``(N, 3, H, W)`` in [0, 1] -> ``(N, 3, 4H, 4W)``, one after the other, each with its own noise.
+
+    ``added``: the level of the noise that is really added, where it is not the one that the model is told of.
+    """
     height, width = images.shape[-2:]
     padded = F.pad(images, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
     rows = []
-    for image, generator in zip(padded, generators, strict=True):
-        large = pipeline(
-            prompt,
-            image[None],
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            noise_level=noise_level,
-            generator=generator,
-            output_type="pt",
-        ).images
-        rows.append(large[..., : 4 * height, : 4 * width].clamp(0, 1).to(images))
+    with _adding(pipeline, added):
+        for image, generator in zip(padded, generators, strict=True):
+            large = pipeline(
+                prompt,
+                image[None],
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                noise_level=noise_level,
+                generator=generator,
+                output_type="pt",
+            ).images
+            rows.append(large[..., : 4 * height, : 4 * width].clamp(0, 1).to(images))
     return torch.cat(rows)
+
+
+@contextmanager
+def _adding(pipeline: Any, level: int | None) -> Iterator[None]:
+    """Let the pipeline add noise of another level than it tells its model."""
+    scheduler = pipeline.low_res_scheduler
+
+    def add_noise(images: Tensor, noise: Tensor, told: Tensor) -> Tensor:
+        noisy: Tensor = scheduler.add_noise(images, noise, torch.full_like(told, level))
+        return noisy if level else images
+
+    if level is not None:
+        pipeline.low_res_scheduler = SimpleNamespace(add_noise=add_noise)
+    try:
+        yield
+    finally:
+        pipeline.low_res_scheduler = scheduler
 
 
 def find(model: str, revision: str | None = None) -> Path:
