@@ -2,7 +2,8 @@
 
 The peers' loop takes one crop after the other through all steps of the model, in a batch of one. Both draw the same
 noise, and their results are compared. Each runs in a process of its own; memory is the peak of what is resident or
-swapped out, beyond what the loaded model takes. The pixel model is that of ``--suite``, by default ``tiny``.
+swapped out, beyond what the loaded model takes. On a machine that does other things, read the seconds of the CPU. The
+pixel model is that of ``--suite``, by default ``tiny``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import torch
 from torch import Generator, Tensor
 
 from ascent import Peak
-from redcloak.api import Context
+from redcloak.api import Context, Machine
+from redcloak.memory import TYPES
 from redcloak.pixel import PixelDiffusion
 from redcloak.purify import gridpure
 from redcloak.rng import generators
@@ -85,7 +87,8 @@ def _crops(image: Tensor, side: int) -> tuple[list[Tensor], list[list[tuple[tupl
 
 def child(args: argparse.Namespace) -> None:
     """Run one way and print its seconds and peak memory; keep its result."""
-    context, side = Context(load(args.suite)), args.sides[0]
+    machine = Machine(precision=args.precision if args.child == "together" else "fp32")
+    context, side = Context(load(args.suite, machine)), args.sides[0]
     model = context.suite.pixel
     if args.child == "one crop":
         model.unet.to(memory_format=torch.contiguous_format)  # as torch lays weights out, if nobody asks
@@ -94,13 +97,13 @@ def child(args: argparse.Namespace) -> None:
     window, streams = model.window(args.window), generators(0, "gridpure", len(photos))
     with torch.no_grad():
         model.unet(torch.zeros(1, 3, window, window), 0)
-        memory, begun = Peak(), time.perf_counter()
+        memory, begun, worked = Peak(), time.perf_counter(), time.process_time()
         if args.child == "one crop":
             result = one_crop_at_a_time(photos, model, window, args.steps, args.rounds, GAMMA, streams)
         else:
             result = gridpure.gridpure(photos, config, context, streams)
-    seconds = time.perf_counter() - begun
-    print(json.dumps({"seconds": seconds / len(photos), "MB": memory.grown()}))
+    seconds, work = time.perf_counter() - begun, time.process_time() - worked
+    print(json.dumps({"seconds": seconds / len(photos), "CPU": work / len(photos), "MB": memory.grown()}))
     torch.save(result, args.result)
 
 
@@ -113,6 +116,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=1, help="the method's default is 20; time is proportional")
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--precision", choices=TYPES, default="fp32", help="of all tiles together alone")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--result", help=argparse.SUPPRESS)
@@ -121,7 +125,7 @@ def main() -> None:
     if args.child:
         child(args)
         return
-    print("| side | one crop s | together s | faster | one crop MB | together MB | largest difference |")
+    print("| side | one crop s (CPU) | together s (CPU) | faster (CPU) | one crop MB | together MB | difference |")
     print("|---|---|---|---|---|---|---|")
     for side in args.sides:
         compare(args, side)
@@ -143,7 +147,8 @@ def compare(args: argparse.Namespace, side: int) -> None:
             results.append(torch.load(options["result"], weights_only=True))
     old, new = found
     print(
-        f"| {side} | {old['seconds']:.1f} | {new['seconds']:.1f} | {old['seconds'] / new['seconds']:.2f}x "
+        f"| {side} | {old['seconds']:.1f} ({old['CPU']:.1f}) | {new['seconds']:.1f} ({new['CPU']:.1f}) "
+        f"| {old['seconds'] / new['seconds']:.2f}x ({old['CPU'] / new['CPU']:.2f}x) "
         f"| {old['MB']:.0f} | {new['MB']:.0f} | {float((results[0] - results[1]).abs().max()):.1e} |",
         flush=True,
     )

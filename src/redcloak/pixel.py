@@ -57,8 +57,8 @@ class PixelDiffusion:
         with quietly():
             unet = UNet2DModel.from_pretrained(folder, use_safetensors=True)
             scheduler = DDPMScheduler.from_pretrained(folder)
-        # channels last: 1.5 to 2 times as fast on a CPU
-        nn.Module.to(unet, place, dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
+        nn.Module.to(unet, place, dtype).eval().requires_grad_(False)
+        unet.to(memory_format=torch.channels_last)  # 1.5 to 2 times as fast on a CPU
         if dtype != torch.float32:
             computing_in(unet, dtype)
         if machine.memory == "low":
@@ -138,8 +138,8 @@ class PixelDiffusion:
 
     def _answer(self, state: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """The predicted noise, and the outputs that say the variance, if there are any."""
-        flat = torch.split(state.flatten(0, -4), self.batch)
-        found = torch.cat([self.unet(part, step).sample for part in flat])
+        flat = state.flatten(0, -4).contiguous(memory_format=torch.channels_last)
+        found = torch.cat([self.unet(part, step).sample for part in torch.split(flat, self.batch)])
         found = found.reshape(*state.shape[:-3], *found.shape[1:])
         return found[..., :3, :, :], found[..., 3:, :, :]
 
