@@ -7,7 +7,7 @@ them too: a folder that holds one safetensors file, or the Stable Diffusion x4 u
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -25,9 +25,8 @@ from redcloak.config import MethodConfig
 from redcloak.errors import UserError
 
 if TYPE_CHECKING:
-    from redcloak.suite import Enlarge
-
     from redcloak.faces import FaceBackend
+    from redcloak.suite import Enlarge
 
 PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".pkl")
 OF_FACES = ("CodeFormer", "GFPGAN")

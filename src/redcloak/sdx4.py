@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -59,18 +58,20 @@ def enlarge(
 @contextmanager
 def _adding(pipeline: Any, level: int | None) -> Iterator[None]:
     """Let the pipeline add noise of another level than it tells its model."""
-    scheduler = pipeline.low_res_scheduler
+    if level is None:
+        yield
+        return
+    scheduler, add = pipeline.low_res_scheduler, pipeline.low_res_scheduler.add_noise
 
     def add_noise(images: Tensor, noise: Tensor, told: Tensor) -> Tensor:
-        noisy: Tensor = scheduler.add_noise(images, noise, torch.full_like(told, level))
-        return noisy if level else images
+        noisy: Tensor = add(images, noise, torch.full_like(told, level)) if level else images
+        return noisy
 
-    if level is not None:
-        pipeline.low_res_scheduler = SimpleNamespace(add_noise=add_noise)
+    scheduler.add_noise = add_noise
     try:
         yield
     finally:
-        pipeline.low_res_scheduler = scheduler
+        del scheduler.add_noise
 
 
 def find(model: str, revision: str | None = None) -> Path:
