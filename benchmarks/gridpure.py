@@ -136,9 +136,8 @@ def compare(args: argparse.Namespace, side: int) -> None:
     found, results = [], []
     with tempfile.TemporaryDirectory() as folder:
         for way in ("one crop", "together"):
-            options = {
-                name: str(getattr(args, name)) for name in ("suite", "photos", "steps", "rounds", "batch", "threads")
-            }
+            same = ("suite", "photos", "steps", "rounds", "batch", "threads", "precision")
+            options = {name: str(getattr(args, name)) for name in same}
             options |= {"sides": str(side), "child": way, "result": f"{folder}/{way}.pt"}
             options |= {"window": str(args.window)} if args.window else {}
             command = [sys.executable, __file__, *(word for name in options for word in (f"--{name}", options[name]))]
