@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from redcloak import registry
 from redcloak.api import Context, Subject
-from redcloak.config import Choice
+from redcloak.config import parse_settings
 from redcloak.faces import VerifyFace
 from redcloak.images import load_images, to_uint8
 from redcloak.metrics import fidelity
@@ -30,6 +31,7 @@ REAL = (
     "none", "gaussian", "gaussian_noise", "median", "bilateral", "resize", "bit_depth", "jpeg", "webp", "tvm",
     "adverse_cleaner", "waifu2x", "realesrgan", "waifu2x,realesrgan",
 )  # fmt: skip
+SHRUNK = ["realesrgan.shrink=4"]  # 512 -> 128 -> 512, as the paper enlarges
 
 
 def pairs(data: Path) -> tuple[Tensor, Tensor]:
@@ -44,14 +46,15 @@ def pairs(data: Path) -> tuple[Tensor, Tensor]:
     return torch.cat(clean), torch.cat(protected)
 
 
-def purify(name: str, images: Tensor, context: Context) -> Tensor:
-    """A purifier, or a chain with commas, photo by photo."""
+def purify(name: str, images: Tensor, context: Context, given: dict[str, Any]) -> Tensor:
+    """A purifier, or a chain with commas, photo by photo; ``given`` holds settings by METHOD.NAME."""
     rows = []
     for row, image in enumerate(torch.split(images, 1)):
         for step in name.split(","):
-            entry = registry.load("purify", Choice(name=step).name)
+            entry = registry.load("purify", step)
+            own = {key.split(".")[1]: value for key, value in given.items() if key.startswith(f"{step}.")}
             with torch.no_grad():
-                image = entry.function(image, entry.configure(), context, generators(row, step, 1))
+                image = entry.function(image, entry.configure(**own), context, generators(row, step, 1))
         rows.append(image)
     return torch.cat(rows)
 
@@ -64,13 +67,15 @@ def upper_share(perturbation: Tensor) -> tuple[Tensor, Tensor]:
     return (power * ~high).sum((1, 2, 3)), (power * high).sum((1, 2, 3))
 
 
-def row_of(name: str, clean: Tensor, protected: Tensor, context: Context) -> tuple[dict[str, float], Tensor]:
+def row_of(
+    name: str, clean: Tensor, protected: Tensor, context: Context, given: dict[str, Any]
+) -> tuple[dict[str, float], Tensor]:
     """The figures of one purifier, means over photos, and the purified photos."""
     begun = time.perf_counter()
-    purified = purify(name, protected, context)
+    purified = purify(name, protected, context, given)
     spent = (time.perf_counter() - begun) / len(clean)
     near = fidelity.fidelity(purified, fidelity.Config(), Context(context.suite, reference=clean))
-    left, before = upper_share(purified - purify(name, clean, context)), upper_share(protected - clean)
+    left, before = upper_share(purified - purify(name, clean, context, given)), upper_share(protected - clean)
     faces = VerifyFace()
     same = (faces(purified).embeddings * faces(clean).embeddings).sum(1)
     found = {
@@ -99,6 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("names", nargs="*", default=REAL, help="purifiers, or chains with commas")
+    parser.add_argument("--set", action="append", default=SHRUNK, metavar="METHOD.NAME=VALUE", help="repeatable")
     parser.add_argument("--out", type=Path, default=Path("out/real_photos"))
     args = parser.parse_args()
     clean, protected = pairs(args.data)
@@ -106,7 +112,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     rows, columns = {}, {"clean": clean}
     for name in args.names:
-        rows[name], columns[name] = row_of(name, clean, protected, context)
+        rows[name], columns[name] = row_of(name, clean, protected, context, parse_settings(args.set))
         if len(rows) == 1:
             heads = list(rows[name])
             print(f"{len(clean)} photos\n\n| purifier | " + " | ".join(heads) + " |\n|---|" + "---|" * len(heads))

@@ -6,15 +6,18 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from redcloak.api import Context
+from redcloak.api import Context, Kind
 from redcloak.backbone import Backbone
+from redcloak.errors import UserError
 from redcloak.images import to_tensor
 from redcloak.portraits import subject
+from redcloak.registry import Entry, load
 from redcloak.suite import Suite
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "tiny"
@@ -195,3 +198,21 @@ def _stirred(model: nn.Module) -> nn.Module:
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)
     return model
+
+
+def here(kind: Kind, name: str) -> bool:
+    """Whether the weights that a method brings along by default are on this machine."""
+    try:
+        load(kind, name).config().check()
+    except UserError:
+        return False
+    return True
+
+
+def quick(entry: Entry, **settings: Any) -> Any:
+    """The method's defaults, its loops cut to two turns, what it enlarges made small."""
+    fields = entry.config.model_fields
+    loops = [name for name in fields if name.endswith(("steps", "rounds", "unroll", "snapshots"))]
+    base = {"base": {"name": "advdm", "settings": {"steps": 2}}} if "base" in fields else {}
+    small = {"shrink": 4} if "shrink" in fields else {}
+    return entry.configure(**(dict.fromkeys(loops, 2) | base | small | settings))

@@ -12,27 +12,16 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from conftest import checksum
+from conftest import checksum, here, quick
 from pydantic import ValidationError
 from torch import Tensor
 
 from redcloak.api import Context, Kind, Method
 from redcloak.config import MethodConfig, ProtectConfig
-from redcloak.errors import UserError
 from redcloak.images import linf_on_disk, on_lattice, save_images, to_tensor, to_uint8
 from redcloak.portraits import subject
 from redcloak.registry import Entry, load, modules, names
 from redcloak.rng import generator, generators
-
-
-def here(kind: Kind, name: str) -> bool:
-    """Whether the weights that a method brings along by default are on this machine."""
-    try:
-        load(kind, name).config().check()
-    except UserError:
-        return False
-    return True
-
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 EVERY = [(kind, name) for kind in KINDS for name in names(kind)]
@@ -41,15 +30,6 @@ PROTECTIONS = [name for kind, name in PICTORIAL if kind == "protect"]
 PURIFIERS = [name for kind, name in PICTORIAL if kind == "purify"]
 WEIGHTS_OF_THE_USER = {"codeformer", "gfpgan", "nafnet", "scunet", "sd_x4", "swinir"}  # tests/test_restorers.py
 TOGETHER = [name for name in PROTECTIONS if "protected together" in " ".join(load("protect", name).doc.split())]
-
-
-def quick(entry: Entry, **settings: Any) -> Any:
-    """The method's defaults, its loops cut to two turns, what it enlarges made small."""
-    fields = entry.config.model_fields
-    loops = [name for name in fields if name.endswith(("steps", "rounds", "unroll", "snapshots"))]
-    base = {"base": {"name": "advdm", "settings": {"steps": 2}}} if "base" in fields else {}
-    small = {"shrink": 4} if "shrink" in fields else {}
-    return entry.configure(**(dict.fromkeys(loops, 2) | base | small | settings))
 
 
 def apply(entry: Entry, images: Tensor, context: Context, seed: int = 0, **settings: Any) -> Tensor:
