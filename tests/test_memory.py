@@ -61,8 +61,8 @@ def test_what_was_laid_aside_comes_back_to_the_bit(place: str):
         assert all(torch.equal(*pair) for pair in zip(tensors, kept, strict=True))
 
 
-def test_auto_lays_aside_what_is_over_a_quarter_of_the_free_memory(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(memory, "free", lambda device: 4000.0)
+def test_auto_lays_aside_what_is_over_an_eighth_of_the_free_memory(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory, "free", lambda device: 8000.0)
     assert not must_park([torch.zeros(250)], "auto")
     assert must_park([torch.zeros(251)], "auto")
     assert must_park([torch.zeros(1)], "low")

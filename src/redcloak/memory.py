@@ -20,14 +20,14 @@ from redcloak.api import Policy
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LOSS_SCALE = 1024.0  # keeps gradients in the range of fp16, whose smallest number is 6e-8; a power of two, so exact
-SHARE = 4  # "auto" lays aside what takes more than this part of the free memory
+SHARE = 8  # "auto" lays aside what takes more than this part of the free memory
 DISK = Path("/var/tmp")  # by convention on disk, where /tmp may be memory
 
 
 class Aside:
     """Values of some tensors as they are now: a copy beside them, or in host memory, or in a nameless file.
 
-    ``auto`` copies where the values take at most a quarter of the free memory, else it puts them aside: from a GPU to
+    ``auto`` copies where the values take at most an eighth of the free memory, else it puts them aside: from a GPU to
     the host, from the host to disk. ``low`` always puts them aside. A full disk means a copy after all.
     """
 
