@@ -38,7 +38,7 @@ class Member:
     """A surrogate whose trained values are put into its backbone only while it is used."""
 
     def __init__(self, surrogate: Surrogate, shared: bool) -> None:
-        self.surrogate, self.shared = surrogate, shared
+        self.surrogate = surrogate
         self.values = surrogate.values() if shared else None
 
     @contextmanager

@@ -37,19 +37,24 @@ class SurrogateConfig(ProtectConfig):
     prior_weight: float = Field(1.0, ge=0, description="weight of the class pictures' loss")
 
 
-class AlternatingConfig(SurrogateConfig):
-    """Rounds of training and ascending, and the steps of each of their three parts."""
+class RoundsConfig(SurrogateConfig):
+    """Rounds, and the ascent of each."""
 
     rounds: int = Field(50, ge=1, description="outer rounds")
-    clean_steps: int = Field(3, ge=0, description="surrogate steps on clean photos in a round, then discarded")
     ascent_steps: int = Field(6, ge=1, description="ascent steps in a round, on all photos at once")
-    protected_steps: int = Field(3, ge=0, description="surrogate steps on the protected photos in a round, kept")
     step_size: float = Field(0.64, gt=0, description="ascent step in 8-bit steps (/255)")
 
     @property
     def plan(self) -> Plan:
         """The ascent of one round."""
         return Plan(self.ball, self.step_size / 255, self.ascent_steps)
+
+
+class AlternatingConfig(RoundsConfig):
+    """Rounds of training and ascending, and the steps of each of their three parts."""
+
+    clean_steps: int = Field(3, ge=0, description="surrogate steps on clean photos in a round, then discarded")
+    protected_steps: int = Field(3, ge=0, description="surrogate steps on the protected photos in a round, kept")
 
 
 class Surrogate:
@@ -90,6 +95,10 @@ class Surrogate:
                 seed = int(torch.randint(2**62, (), generator=self.stream))
                 photos = self.context.lens(photos, rng.generators(seed, "lens", len(photos)))
         return Latents.of(self.backbone, change(photos) if change else photos)
+
+    def clean_latents(self, photos: Tensor) -> Latents:
+        """Those of the clean photos: ``context.reference``, or the photos themselves."""
+        return self.latents(photos if self.context.reference is None else self.context.reference)
 
     def learn(self, latents: Latents, steps: int, tuning: FineTune | None = None) -> None:
         """Train on random photos; ``released``: with a new optimizer, on photos ``step % N``, as peers do."""
@@ -168,30 +177,41 @@ def alternate(
     Cite: Van Le et al., "Anti-DreamBooth", ICCV 2023, algorithm 1 (ASPL).
     """  # noqa: D415 - the algorithm belongs to the first sentence
     backbone = context.suite.backbone
-    protected, first = images, 0
     with backbone.borrowed():
         surrogate = Surrogate(backbone, context, config, stream_of(generators), variant)
-        clean = surrogate.latents(images if context.reference is None else context.reference)
-        follow = climb or _climber(images, config.plan, context, generators, config.rounds)
-        if kept := context.checkpoint.load():
-            protected, first = kept["images"], int(kept["round"])
-            surrogate.load(kept)
-            set_states(generators, kept)
+        clean = surrogate.clean_latents(images)
+        follow = climb or climber(images, config.plan, context, generators, config.rounds)
+        protected, first = resumed(images, surrogate, generators, context)
         for turn in range(first, config.rounds):
             with surrogate.discarded(clean, config.clean_steps):
                 protected = follow(protected, objective(surrogate), turn)
             surrogate.learn(surrogate.latents(protected), config.protected_steps)
-            context.checkpoint.save(partial(_state, protected, turn + 1, generators, surrogate))
+            context.checkpoint.save(partial(loop_state, protected, turn + 1, generators, surrogate))
     return protected
 
 
-def _state(images: Tensor, turn: int, generators: Sequence[Generator], surrogate: Surrogate) -> dict[str, Tensor]:
+def loop_state(images: Tensor, turn: int, generators: Sequence[Generator], surrogate: Surrogate) -> dict[str, Tensor]:
+    """The state of a loop over one surrogate after ``turn`` rounds."""
     return {"images": images, "round": torch.tensor(turn), **states(generators), **surrogate.state()}
 
 
-def _climber(
+def resumed(
+    images: Tensor, surrogate: Surrogate, generators: Sequence[Generator], context: Context
+) -> tuple[Tensor, int]:
+    """The images and the round to go on from, surrogate and streams as they were; the beginning without a state."""
+    kept = context.checkpoint.load()
+    if not kept:
+        return images, 0
+    surrogate.load(kept)
+    set_states(generators, kept)
+    return kept["images"], int(kept["round"])
+
+
+def climber(
     clean: Tensor, plan: Plan, context: Context, generators: Sequence[Generator], rounds: int
 ) -> Callable[[Tensor, Objective, int], Tensor]:
+    """The ascent of a round, (images, objective, round) -> images; a :class:`Diverged` counts steps over all rounds."""
+
     def climb(images: Tensor, objective: Objective, turn: int) -> Tensor:
         try:
             return ascend(images, clean, objective, generators, plan, in_round(context, turn, rounds), together=True)

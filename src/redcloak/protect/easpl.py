@@ -8,11 +8,10 @@ from functools import partial
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.ascent import ascend
 from redcloak.balls import quantise
 from redcloak.ensemble import EnsembleConfig, ensemble_resumed, ensemble_state, members, merged
 from redcloak.objectives import denoising
-from redcloak.surrogate import AlternatingConfig, in_round
+from redcloak.surrogate import AlternatingConfig, climber
 
 METHOD = Method(
     title="E-ASPL (Anti-DreamBooth)",
@@ -38,18 +37,15 @@ def easpl(images: Tensor, config: Config, context: Context, generators: Sequence
     Cite: Van Le et al., ICCV 2023, section 4.3. License: Apache-2.0.
     """
     with members(config, context, generators) as group:
-        clean = [
-            member.surrogate.latents(images if context.reference is None else context.reference) for member in group
-        ]
+        clean = [member.surrogate.clean_latents(images) for member in group]
+        climb = climber(images, config.plan, context, generators, config.rounds)
         protected, first = ensemble_resumed(images, group, generators, context)
         for turn in range(first, config.rounds):
             chosen = range(len(group)) if config.mode == "average" else [turn % len(group)]
             results = []
             for index in chosen:
                 with group[index].active() as surrogate, surrogate.discarded(clean[index], config.clean_steps):
-                    loss = denoising(surrogate.backbone, surrogate.prompt)
-                    follow = in_round(context, turn, config.rounds)
-                    results.append(ascend(protected, images, loss, generators, config.plan, follow, together=True))
+                    results.append(climb(protected, denoising(surrogate.backbone, surrogate.prompt), turn))
             protected = merged(results)
             for index in chosen:
                 with group[index].active() as surrogate:

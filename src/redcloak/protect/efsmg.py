@@ -9,11 +9,10 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.ascent import Plan, ascend
 from redcloak.balls import quantise
 from redcloak.ensemble import EnsembleConfig, ensemble_resumed, ensemble_state, members, merged
 from redcloak.objectives import denoising
-from redcloak.surrogate import in_round
+from redcloak.surrogate import RoundsConfig, climber
 
 METHOD = Method(
     title="E-FSMG (Anti-DreamBooth)",
@@ -24,18 +23,12 @@ METHOD = Method(
 )
 
 
-class Config(EnsembleConfig):
+class Config(RoundsConfig, EnsembleConfig):
     """The surrogates' training, and rounds of ascent. Defaults: the authors' script."""
 
     train_steps: int = Field(1000, ge=0, description="steps of each surrogate on clean photos")
     rounds: int = Field(60, ge=1, description="outer rounds")
     ascent_steps: int = Field(12, ge=1, description="ascent steps in a round and surrogate")
-    step_size: float = Field(0.64, gt=0, description="ascent step in 8-bit steps (/255)")
-
-    @property
-    def plan(self) -> Plan:
-        """The ascent of one round."""
-        return Plan(self.ball, self.step_size / 255, self.ascent_steps)
 
 
 def efsmg(images: Tensor, config: Config, context: Context, generators: Sequence[Generator]) -> Tensor:
@@ -51,16 +44,14 @@ def efsmg(images: Tensor, config: Config, context: Context, generators: Sequence
         protected, first = ensemble_resumed(images, group, generators, context)
         for member in group if first == 0 else ():
             with member.active() as surrogate:
-                clean = surrogate.latents(images if context.reference is None else context.reference)
-                surrogate.learn(clean, config.train_steps)
+                surrogate.learn(surrogate.clean_latents(images), config.train_steps)
+        climb = climber(images, config.plan, context, generators, config.rounds)
         for turn in range(first, config.rounds):
             chosen = group if config.mode == "average" else [group[turn % len(group)]]
             results = []
             for member in chosen:
                 with member.active() as surrogate:
-                    loss = denoising(surrogate.backbone, surrogate.prompt)
-                    follow = in_round(context, turn, config.rounds)
-                    results.append(ascend(protected, images, loss, generators, config.plan, follow, together=True))
+                    results.append(climb(protected, denoising(surrogate.backbone, surrogate.prompt), turn))
             protected = merged(results)
             context.checkpoint.save(partial(ensemble_state, protected, turn + 1, group, generators))
     return quantise(protected, images, config.ball)

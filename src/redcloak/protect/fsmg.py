@@ -48,8 +48,7 @@ def fsmg(images: Tensor, config: Config, context: Context, generators: Sequence[
     backbone = context.suite.backbone
     with backbone.borrowed():
         surrogate = Surrogate(backbone, context, config, stream_of(generators))
-        clean = surrogate.latents(images if context.reference is None else context.reference)
-        surrogate.learn(clean, config.train_steps)
+        surrogate.learn(surrogate.clean_latents(images), config.train_steps)
         objective = denoising(backbone, surrogate.prompt)
         result = ascend(images, images, objective, generators, config.plan, context, together=True)
     return quantise(result, images, config.ball)

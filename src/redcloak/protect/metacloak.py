@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.ascent import Plan, ascend
 from redcloak.balls import quantise
 from redcloak.memory import Aside
 from redcloak.objectives import denoising, through
-from redcloak.surrogate import Surrogate, SurrogateConfig, Variant, in_round, set_states, states, stream_of
+from redcloak.surrogate import RoundsConfig, Surrogate, Variant, climber, loop_state, resumed, stream_of
 from redcloak.training import Latents
 from redcloak.transforms import flip_and_blur
 
@@ -28,7 +26,7 @@ METHOD = Method(
 )
 
 
-class Config(SurrogateConfig):
+class Config(RoundsConfig):
     """The pool, the trials, and the ascent. Defaults: the authors' script (14,400 ascent steps)."""
 
     train_steps: int = Field(1000, ge=1, description="surrogate steps on the photos, for the pool")
@@ -44,11 +42,6 @@ class Config(SurrogateConfig):
         "with a new optimizer in every turn",
     )
 
-    @property
-    def plan(self) -> Plan:
-        """The ascent of one turn."""
-        return Plan(self.ball, self.step_size / 255, self.ascent_steps)
-
 
 def metacloak(images: Tensor, config: Config, context: Context, generators: Sequence[Generator]) -> Tensor:
     """From each snapshot of a surrogate's training: turns of ascent through flips and blurs, then of training.
@@ -62,25 +55,21 @@ def metacloak(images: Tensor, config: Config, context: Context, generators: Sequ
     Cite: Liu et al., CVPR 2024, algorithm 1. License: Apache-2.0.
     """
     backbone, turns = context.suite.backbone, config.snapshots * config.unroll
-    protected, first, kept = images, 0, context.checkpoint.load()
     with backbone.borrowed():
         surrogate = Surrogate(backbone, context, config, stream_of(generators))
         pool = _pool(surrogate, _seen(surrogate, images, config), config)
-        if kept:
-            protected, first = kept["images"], int(kept["turn"])
-            surrogate.load(kept)
-            set_states(generators, kept)
+        protected, first = resumed(images, surrogate, generators, context)
+        climb = climber(images, config.plan, context, generators, config.rounds * turns)
         for turn in range(first, config.rounds * turns):
             if turn % config.unroll == 0:
                 pool[turn % turns // config.unroll].restore(surrogate.parameters)
                 surrogate.tuning.forget()
             loss = through(denoising(backbone, surrogate.prompt), flip_and_blur)
-            follow = in_round(context, turn, config.rounds * turns)
-            protected = ascend(protected, images, loss, generators, config.plan, follow, together=True)
+            protected = climb(protected, loss, turn)
             if config.variant == "released":
                 surrogate.tuning.forget()
             surrogate.learn(_seen(surrogate, protected, config), config.advance_steps)
-            context.checkpoint.save(partial(_state, protected, turn + 1, generators, surrogate))
+            context.checkpoint.save(partial(loop_state, protected, turn + 1, generators, surrogate))
     return quantise(protected, images, config.ball)
 
 
@@ -103,7 +92,3 @@ def _seen(surrogate: Surrogate, photos: Tensor, config: Config) -> Latents:
 def _in_bytes(photos: Tensor) -> Tensor:
     """What gives the encoder, which doubles and shifts, photos in 0..255."""
     return (255 * photos + 1) / 2
-
-
-def _state(images: Tensor, turn: int, generators: Sequence[Generator], surrogate: Surrogate) -> dict[str, Tensor]:
-    return {"images": images, "turn": torch.tensor(turn), **states(generators), **surrogate.state()}
