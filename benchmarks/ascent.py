@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from redcloak import registry
 from redcloak.api import CPU, Context, Machine, Subject
 from redcloak.backbone import Backbone
-from redcloak.memory import TYPES
+from redcloak.memory import TYPES, placed
 from redcloak.rng import generators
 from redcloak.suite import load
 
@@ -55,8 +55,8 @@ def stable_diffusion(machine: Machine) -> Backbone:
     tokenizer = copy.copy(load("tiny").backbone.tokenizer)
     tokenizer.model_max_length = 77
     scheduler = DDIMScheduler(1000, 0.00085, 0.012, "scaled_linear", clip_sample=False, set_alpha_to_one=False)
+    parts = [placed(part, machine) for part in (vae, unet, text)]
     dtype = TYPES[machine.precision]
-    parts = [nn.Module.to(part, dtype).eval().requires_grad_(False) for part in (vae, unet, text)]
     return Backbone(*parts, tokenizer, scheduler, torch.device("cpu"), dtype=dtype, memory=machine.memory)
 
 

@@ -78,7 +78,7 @@ def test_the_upscaler_is_given_the_small_picture(shrink: float, photos: Tensor, 
     seen: list[tuple[Tensor, str, int]] = []
 
     class Spy:
-        def upscaler(self, images, prompt, level, streams):
+        def upscaler(self, images, prompt, level, streams, added=None):
             seen.append((images, prompt, level))
             return context.suite.upscaler(images, prompt, level, streams)
 

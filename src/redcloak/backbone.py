@@ -17,8 +17,9 @@ from torch import Generator, Tensor, nn
 
 from redcloak.api import CPU, Machine, Policy
 from redcloak.errors import UserError
-from redcloak.memory import TYPES, Aside, computing_in
+from redcloak.memory import TYPES, Aside, placed
 from redcloak.rng import randint, randn
+from redcloak.suite import PICKLES
 from redcloak.tiles import tiled
 
 PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
@@ -59,11 +60,8 @@ class Backbone:
         kinds = ((AutoencoderKL, "vae"), (UNet2DConditionModel, "unet"), (CLIPTextModel, "text_encoder"))
         with quietly():
             vae, unet, text_encoder = (
-                nn.Module.to(kind.from_pretrained(folder / part, use_safetensors=True), place, dtype)
-                for kind, part in kinds
+                placed(kind.from_pretrained(folder / part, use_safetensors=True), machine) for kind, part in kinds
             )
-        for module in (vae, unet, text_encoder):
-            module.eval().requires_grad_(False)
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         scheduler = DDIMScheduler.from_pretrained(
             folder / "scheduler", clip_sample=False, set_alpha_to_one=False, steps_offset=1
@@ -71,9 +69,6 @@ class Backbone:
         return cls(vae, unet, text_encoder, tokenizer, scheduler, place, dtype=dtype, memory=machine.memory)
 
     def __post_init__(self) -> None:
-        if self.dtype != torch.float32:
-            for part in (self.unet, self.text_encoder):
-                computing_in(part, self.dtype)
         if self.memory == "low":
             self.unet.enable_gradient_checkpointing()
             self.vae.enable_gradient_checkpointing()
@@ -280,7 +275,7 @@ def check_part(folder: Path) -> None:
     """Refuse a part that is absent, or whose weights are a pickle."""
     if not folder.is_dir():
         raise UserError(f"model {folder.parent}: it has no {folder.name}/, so it is not a diffusers folder.")
-    pickles = [p.name for p in folder.iterdir() if p.suffix in {".bin", ".ckpt", ".pt", ".pth", ".pkl"}]
+    pickles = [p.name for p in folder.iterdir() if p.suffix in PICKLES]
     if pickles and not list(folder.glob("*.safetensors")):
         raise UserError(
             f"model {folder.parent}: {folder.name}/{pickles[0]} is a pickle, which can run code when it is read; "

@@ -16,7 +16,7 @@ from torch import Tensor
 from redcloak.api import Machine
 from redcloak.backbone import check_part, quietly
 from redcloak.errors import UserError
-from redcloak.memory import TYPES, computing_in
+from redcloak.memory import placed
 from redcloak.pixel import PixelDiffusion
 
 PARTS = ("unet", "scheduler", "text_encoder", "tokenizer")
@@ -45,23 +45,18 @@ class Cascade:
 
         for part in PARTS:
             check_part(folder / part)
-        place, dtype = torch.device(machine.device), TYPES[machine.precision]
         with quietly():
             unet, text = (
-                kind.from_pretrained(folder / part, use_safetensors=True)
+                placed(kind.from_pretrained(folder / part, use_safetensors=True), machine)
                 for kind, part in ((UNet2DConditionModel, "unet"), (T5EncoderModel, "text_encoder"))
             )
         if (unet.config.in_channels, unet.config.out_channels) != (6, 6):
             raise UserError(
                 f"model {folder}: its unet takes {unet.config.in_channels} channels; a second stage takes 6."
             )
-        for module in (unet, text):
-            torch.nn.Module.to(module, place, dtype).eval().requires_grad_(False)
-            if dtype != torch.float32:
-                computing_in(module, dtype)
         scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-        return cls(unet, (1 - scheduler.betas.double()).cumprod(0), text, tokenizer, place)
+        return cls(unet, (1 - scheduler.betas.double()).cumprod(0), text, tokenizer, torch.device(machine.device))
 
     @property
     def side(self) -> int:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from redcloak.api import Policy
+from redcloak.api import Machine, Policy
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LOSS_SCALE = 1024.0  # keeps gradients in the range of fp16, whose smallest number is 6e-8; a power of two, so exact
@@ -86,6 +86,16 @@ def free(device: torch.device) -> float:
         return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, OSError, ValueError):
         return float("inf")
+
+
+def placed(module: Any, machine: Machine) -> Any:
+    """A module on the machine's device, in its precision, frozen."""
+    dtype = TYPES[machine.precision]
+    # Not diffusers' own to(), which warns of half precision.
+    nn.Module.to(module, torch.device(machine.device), dtype).eval().requires_grad_(False)
+    if dtype != torch.float32:
+        computing_in(module, dtype)
+    return module
 
 
 def computing_in(module: nn.Module, dtype: torch.dtype) -> None:

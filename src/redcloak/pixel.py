@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import torch
-from torch import Generator, Tensor, nn
+from pydantic import Field
+from torch import Generator, Tensor
 
-from redcloak.api import CPU, Machine
+from redcloak.api import CPU, Context, Machine
 from redcloak.backbone import check_part, quietly
+from redcloak.config import MethodConfig, transport
 from redcloak.errors import UserError
-from redcloak.memory import TYPES, computing_in
+from redcloak.memory import placed
 from redcloak.rng import randn
 
 CLEAN = -1
@@ -53,18 +55,14 @@ class PixelDiffusion:
         check_part(folder)
         if not (folder / "scheduler_config.json").is_file():
             raise UserError(f"model {folder}: it has no scheduler_config.json beside its weights; add the schedule.")
-        place, dtype = torch.device(machine.device), TYPES[machine.precision]
         with quietly():
             unet = UNet2DModel.from_pretrained(folder, use_safetensors=True)
             scheduler = DDPMScheduler.from_pretrained(folder)
-        nn.Module.to(unet, place, dtype).eval().requires_grad_(False)
-        unet.to(memory_format=torch.channels_last)  # 1.5 to 2 times as fast on a CPU
-        if dtype != torch.float32:
-            computing_in(unet, dtype)
+        placed(unet, machine).to(memory_format=torch.channels_last)  # 1.5 to 2 times as fast on a CPU
         if machine.memory == "low":
             unet.enable_gradient_checkpointing()
         variance = _variance(folder, unet.config, scheduler.config)
-        return cls(unet, (1 - scheduler.betas.double()).cumprod(0), place, variance)
+        return cls(unet, (1 - scheduler.betas.double()).cumprod(0), torch.device(machine.device), variance)
 
     @property
     def native(self) -> int:
@@ -142,6 +140,19 @@ class PixelDiffusion:
         found = torch.cat([self.unet(part, step).sample for part in torch.split(flat, self.batch)])
         found = found.reshape(*state.shape[:-3], *found.shape[1:])
         return found[..., :3, :, :], found[..., 3:, :, :]
+
+
+class PixelConfig(MethodConfig):
+    """Base of the purifiers that walk back with the suite's pixel model."""
+
+    window: int | None = Field(
+        None, ge=8, le=1024, description="side of what passes the model, in pixels; by default the model's own"
+    )
+    batch: int = transport(16, ge=1, le=1024, description="tiles that pass the model at once")
+
+    def model(self, context: Context) -> PixelDiffusion:
+        """The suite's pixel model, taking so many tiles at once."""
+        return replace(context.suite.pixel, batch=self.batch)
 
 
 def respaced(total: int, count: int) -> list[int]:

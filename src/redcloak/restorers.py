@@ -23,12 +23,12 @@ from redcloak.align import restore_faces
 from redcloak.api import silent
 from redcloak.config import MethodConfig
 from redcloak.errors import UserError
+from redcloak.suite import PICKLES
 
 if TYPE_CHECKING:
     from redcloak.faces import FaceBackend
     from redcloak.suite import Enlarge
 
-PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".pkl")
 OF_FACES = ("CodeFormer", "GFPGAN")
 NON_COMMERCIAL = ("CodeFormer",)
 

@@ -28,7 +28,7 @@ from redcloak.report.model import Arm, ArmRow, summarise
 from redcloak.report.table import Row, Source, Table
 from redcloak.stages import run_stage
 from redcloak.subjects import Photos, load_subject
-from redcloak.suite import Suite
+from redcloak.suite import PICKLES, Suite
 from redcloak.suite import load as load_suite
 from redcloak.suite import names as suite_names
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 Watch = Callable[[str], Progress]
 Pictures = dict[str, Picture]
 PROMPTS = "prompts.json"
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
 def unwatched(label: str) -> Progress:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SUITES = Path(__file__).parent / "suites"
 SLOTS = ("backbone", "clip", "restorer", "upscaler", "quality", "pixel")
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")  # which can run code when they are read: refused everywhere
 PRECISE = {"backbone", "pixel"}  # the slots that compute in the machine's precision
 
 

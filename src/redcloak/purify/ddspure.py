@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -11,10 +10,9 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.config import MethodConfig, transport
 from redcloak.errors import UserError
 from redcloak.grid import in_tiles
-from redcloak.pixel import PixelDiffusion
+from redcloak.pixel import PixelConfig, PixelDiffusion
 from redcloak.purify.diffpure import resized, unfinished
 
 METHOD = Method(
@@ -27,7 +25,7 @@ METHOD = Method(
 )
 
 
-class Config(MethodConfig):
+class Config(PixelConfig):
     """How strong the noise is that the perturbation drowns in."""
 
     variant: Literal["paper", "released"] = Field(
@@ -40,10 +38,6 @@ class Config(MethodConfig):
         False,
         description="paper: run overlapping tiles; by default the picture is resized to the model's side and back",
     )
-    window: int | None = Field(
-        None, ge=8, le=1024, description="side of what passes the model, in pixels; by default the model's own"
-    )
-    batch: int = transport(16, ge=1, le=1024, description="tiles that pass the model at once")
 
 
 def ddspure(images: Tensor, config: Config, context: Context, generators: Sequence[Generator]) -> Tensor:
@@ -57,7 +51,7 @@ def ddspure(images: Tensor, config: Config, context: Context, generators: Sequen
     Cite: Carlini et al., ICLR 2023; as a purifier of protections: Liu et al., arXiv 2406.18944. License: Apache-2.0
     with the small suite; that of the pixel model otherwise.
     """
-    model = replace(context.suite.pixel, batch=config.batch)
+    model = config.model(context)
     side = model.window(config.window)
     if config.variant == "released":
         index = released_index(model, config.sigma / 255)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Self
 
 import torch
@@ -12,10 +12,9 @@ from pydantic import Field, model_validator
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.config import MethodConfig, transport
 from redcloak.errors import UserError
 from redcloak.grid import in_tiles
-from redcloak.pixel import PixelDiffusion, pictures, respaced
+from redcloak.pixel import PixelConfig, PixelDiffusion, pictures, respaced
 from redcloak.purify.upscale import resize
 from redcloak.rng import randn
 
@@ -29,7 +28,7 @@ METHOD = Method(
 )
 
 
-class Config(MethodConfig):
+class Config(PixelConfig):
     """How far the picture is noised, and how the model walks back."""
 
     variant: Literal["paper", "released"] = Field(
@@ -46,10 +45,6 @@ class Config(MethodConfig):
     tiles: bool = Field(
         False, description="run overlapping tiles; by default the picture is resized to the model's side and back"
     )
-    window: int | None = Field(
-        None, ge=8, le=1024, description="side of what passes the model, in pixels; by default the model's own"
-    )
-    batch: int = transport(16, ge=1, le=1024, description="tiles that pass the model at once")
 
     @model_validator(mode="after")
     def _released_is_ddpm(self) -> Self:
@@ -70,7 +65,7 @@ def diffpure(images: Tensor, config: Config, context: Context, generators: Seque
     Cite: Nie et al., ICML 2022; the tiles: Liu et al., arXiv 2406.18944. License: Apache-2.0 with the small suite; that
     of the pixel model otherwise.
     """
-    model = replace(context.suite.pixel, batch=config.batch)
+    model = config.model(context)
     side = model.window(config.window)
 
     def purify(shown: Tensor) -> Tensor:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.config import MethodConfig, transport
 from redcloak.grid import Grid, padded
+from redcloak.pixel import PixelConfig
 
 METHOD = Method(
     title="GrIDPure (pixel diffusion in a grid of tiles)",
@@ -24,7 +23,7 @@ METHOD = Method(
 )
 
 
-class Config(MethodConfig):
+class Config(PixelConfig):
     """How far each round noises, how many there are, and how much of the picture each keeps."""
 
     variant: Literal["paper", "released"] = Field(
@@ -33,10 +32,6 @@ class Config(MethodConfig):
     steps: int = Field(10, ge=0, le=1000, description="how many of the model's steps a tile is noised by, each round")
     rounds: int = Field(20, ge=1, le=1000, description="purifications, one after the other")
     gamma: float = Field(0.1, ge=0, lt=1, description="share of the picture before a round in the picture after it")
-    window: int | None = Field(
-        None, ge=8, le=1024, description="side of a tile in pixels; by default that of the model's own pictures"
-    )
-    batch: int = transport(16, ge=1, le=1024, description="tiles that pass the model at once")
 
 
 def gridpure(images: Tensor, config: Config, context: Context, generators: Sequence[Generator]) -> Tensor:
@@ -50,7 +45,7 @@ def gridpure(images: Tensor, config: Config, context: Context, generators: Seque
     Cite: Zhao et al., CVPR 2024 (20 rounds of 10 steps, gamma 0.1). License: Apache-2.0 with the small suite; that of
     the pixel model otherwise.
     """
-    model = replace(context.suite.pixel, batch=config.batch)
+    model = config.model(context)
     side, walk = model.window(config.window), model.descent(config.steps)
     height, width = images.shape[-2:]
     current = padded(images, side)

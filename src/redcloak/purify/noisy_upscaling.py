@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
 from redcloak.config import MethodConfig
-from redcloak.purify.upscale import resize
+from redcloak.purify.upscale import redrawn
 from redcloak.rng import randn
 
 METHOD = Method(
@@ -41,9 +41,5 @@ def noisy_upscaling(images: Tensor, config: Config, context: Context, generators
 
     Cite: Hönig et al., ICLR 2025, section 4.1. License: Apache-2.0 with the small suite; else that of the upscaler.
     """
-    height, width = images.shape[-2:]
     noisy = (images + config.sigma * randn(images, generators)).clamp(0, 1)
-    small = resize(noisy, round(height / config.shrink), round(width / config.shrink))
-    prompt = f"a photo of a {context.subject.class_noun}" if config.prompt is None else config.prompt
-    large = context.suite.upscaler(small, prompt, config.told, generators, added=0)
-    return resize(large, height, width)
+    return redrawn(noisy, config.shrink, config.told, context, generators, prompt=config.prompt, added=0)

@@ -65,7 +65,7 @@ def pdm_pure(images: Tensor, config: Config, context: Context, generators: Seque
     back = resize(model.purified(shown, walk_of(model, config), generators), height, width)
     if not config.enlarge:
         return back
-    settings = suite.settings("upscale", {}) if hasattr(suite, "settings") else {}
+    settings = suite.settings("upscale", {})
     return upscale.upscale(back, upscale.Config(**settings), context, generators)
 
 

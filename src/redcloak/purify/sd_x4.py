@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from redcloak import sdx4
 from redcloak.api import Context, Method
 from redcloak.config import MethodConfig
-from redcloak.purify.upscale import resize
+from redcloak.purify.upscale import prompt_of, resize
 
 METHOD = Method(
     title="Stable Diffusion x4 upscaler",
@@ -50,8 +50,13 @@ def sd_x4(images: Tensor, config: Config, context: Context, generators: Sequence
     height, width = images.shape[-2:]
     small = resize(images, round(height / config.shrink), round(width / config.shrink))
     pipeline = sdx4.load(sdx4.find(config.model, config.revision), context.suite.device)
-    prompt = f"a photo of a {context.subject.class_noun}"
     large = sdx4.enlarge(
-        pipeline, small, prompt, config.noise_level, generators, steps=config.steps, guidance=config.guidance
+        pipeline,
+        small,
+        prompt_of(context),
+        config.noise_level,
+        generators,
+        steps=config.steps,
+        guidance=config.guidance,
     )
     return resize(large, height, width)

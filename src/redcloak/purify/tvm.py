@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from redcloak.api import Context, Kind, Method
 from redcloak.config import Choice, MethodConfig
-from redcloak.purify.upscale import resize
+from redcloak.purify.upscale import prompt_of, resize
 from redcloak.rng import rand
 from redcloak.variation import minimise
 
@@ -91,7 +91,7 @@ def _enlarged(
 
     MetaCloak's and Liu et al.'s: 64 -> 256, resized to 128 -> 512.
     """
-    prompt = f"a photo of a {context.subject.class_noun}"
+    prompt = prompt_of(context)
     with torch.no_grad():
         large = context.suite.upscaler(images, prompt, config.noise_level, generators)
         while large.shape[-2] < height or large.shape[-1] < width:

@@ -37,11 +37,32 @@ def upscale(images: Tensor, config: Config, context: Context, generators: Sequen
     Cite: Liu et al., arXiv 2406.18944, section 4.2. License: Apache-2.0 with the small suite; that of the upscaler
     otherwise.
     """
+    return redrawn(images, config.shrink, config.noise_level, context, generators)
+
+
+def redrawn(
+    images: Tensor,
+    shrink: float,
+    noise_level: int,
+    context: Context,
+    generators: Sequence[Generator],
+    prompt: str | None = None,
+    added: int | None = None,
+) -> Tensor:
+    """Images shrunk, drawn four times as large by the suite's upscaler, and brought to the size that came in.
+
+    ``prompt`` is "a photo of a CLASS" by default; ``added`` the level of the noise that is really added.
+    """
     height, width = images.shape[-2:]
-    small = resize(images, round(height / config.shrink), round(width / config.shrink))
-    prompt = f"a photo of a {context.subject.class_noun}"
-    large = context.suite.upscaler(small, prompt, config.noise_level, generators)
+    small = resize(images, round(height / shrink), round(width / shrink))
+    words = prompt_of(context) if prompt is None else prompt
+    large = context.suite.upscaler(small, words, noise_level, generators, added=added)
     return resize(large, height, width)
+
+
+def prompt_of(context: Context) -> str:
+    """What upscalers are told by default."""
+    return f"a photo of a {context.subject.class_noun}"
 
 
 def resize(images: Tensor, height: int, width: int) -> Tensor:
