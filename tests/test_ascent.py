@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from torch import Tensor
+from torch import Tensor, nn
 
 from redcloak.api import Budget, Context
 from redcloak.ascent import Plan, ascend, constant, decaying, direction
@@ -104,6 +104,33 @@ def test_the_path_is_the_closed_form(rule):
         Plan(budget, size, 3, rule, decaying),
     )
     assert np.abs(result.numpy() - expected).max() < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:Please import:DeprecationWarning")  # foolbox's own imports of scipy
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_path_is_foolbox_s(norm):
+    """Projected gradient ascent of a package that knows nothing of ours, on a network with the cross-entropy."""
+    from foolbox import PyTorchModel
+    from foolbox.attacks import L2ProjectedGradientDescentAttack, LinfProjectedGradientDescentAttack
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Flatten(), nn.Linear(8 * 36, 5)).eval()
+        clean, labels = torch.rand(3, 3, 8, 8), torch.tensor([0, 3, 4])
+    kind, rule = {
+        "linf": (LinfProjectedGradientDescentAttack, "sign"),
+        "l2": (L2ProjectedGradientDescentAttack, "l2"),
+    }[norm]
+    units = (3 * 8 * 8) ** 0.5 if norm == "l2" else 1.0  # ours are a root mean square, its a root of the sum
+    theirs = kind(abs_stepsize=0.02 * units, steps=7, random_start=False)
+    _, expected, _ = theirs(PyTorchModel(network, bounds=(0, 1)), clean, labels, epsilons=0.06 * units)
+
+    def loss(images: Tensor, _, rows=slice(None)) -> Tensor:
+        return nn.functional.cross_entropy(network(images), labels[rows], reduction="none")
+
+    result = ascend(clean, clean, loss, generators(0, "x", 3), Plan(Budget(0.06, norm), 0.02, 7, rule), together=True)
+    assert (result - expected).abs().max() < 1e-6
+    assert (result - clean).abs().max() > 0.05
 
 
 def test_the_loss_is_told_and_rises():
