@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from redcloak import registry
@@ -90,13 +90,16 @@ def row_of(
     return {key: float(value) for key, value in found.items()} | {"s a photo": spent}, purified
 
 
-def sheet(columns: dict[str, Tensor], path: Path, side: int = 192) -> None:
-    """One column a purifier, one row a photo."""
-    width, height = side * len(columns), side * len(next(iter(columns.values())))
-    whole = Image.new("RGB", (width, height))
-    for column, images in enumerate(columns.values()):
+def sheet(columns: dict[str, Tensor], path: Path, side: int = 192, head: int = 16) -> None:
+    """One column a purifier with its name above, one row a photo."""
+    width, height = side * len(columns), head + side * len(next(iter(columns.values())))
+    whole = Image.new("RGB", (width, height), "white")
+    write = ImageDraw.Draw(whole)
+    for column, (name, images) in enumerate(columns.items()):
+        write.text((column * side + 3, 2), name, fill="black")
         for row, picture in enumerate(to_uint8(images)):
-            whole.paste(Image.fromarray(picture).resize((side, side)), (column * side, row * side))
+            small = Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS)
+            whole.paste(small, (column * side, head + row * side))
     whole.save(path)
 
 
@@ -105,6 +108,8 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("names", nargs="*", default=REAL, help="purifiers, or chains with commas")
     parser.add_argument("--set", action="append", default=SHRUNK, metavar="METHOD.NAME=VALUE", help="repeatable")
+    parser.add_argument("--rows", type=int, default=4, help="photos on the sheet")
+    parser.add_argument("--side", type=int, default=192, help="pixels of each on the sheet")
     parser.add_argument("--out", type=Path, default=Path("out/real_photos"))
     args = parser.parse_args()
     clean, protected = pairs(args.data)
@@ -118,7 +123,8 @@ def main() -> None:
             print(f"{len(clean)} photos\n\n| purifier | " + " | ".join(heads) + " |\n|---|" + "---|" * len(heads))
         print(f"| {name} | " + " | ".join(f"{value:.3g}" for value in rows[name].values()) + " |", flush=True)
     (args.out / "real_photos.json").write_text(json.dumps(rows, indent=1) + "\n")
-    sheet({name: images[::2] for name, images in columns.items()}, args.out / "sheet.png")
+    step = max(1, len(clean) // args.rows)
+    sheet({name: images[::step] for name, images in columns.items()}, args.out / "sheet.png", args.side)
 
 
 if __name__ == "__main__":
