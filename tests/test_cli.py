@@ -402,6 +402,10 @@ MISTAKES = {
         "unknown method in --set 'jpg': did you mean 'jpeg'?",
     ),
     "a setting of two": ("purify {photos} --with restore,upscale --set shrink=2", "upscale.shrink=..."),
+    "a switch of decoupling": (
+        "personalize {photos} --cdl --set decoupling.clas_suffix=false",
+        "unknown setting 'decoupling.clas_suffix': did you mean 'class_suffix'?",
+    ),
     "no setting": ("purify {photos} --with jpeg --set quality", "write it as name=value"),
     "a setting that is not YAML": ("purify {photos} --with jpeg --set quality=[", "not YAML"),
     "unknown suite": ("audit {photos} --suite tinny", "unknown suite 'tinny': did you mean 'tiny'?"),

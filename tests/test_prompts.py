@@ -27,6 +27,55 @@ def test_each_switch_does_its_own_part(variant: str, train: bool, infer: bool, n
     assert policy.negative == (denied if negative else "")
 
 
+@pytest.mark.parametrize(("train", "deny"), [*product([True, False], repeat=2)])
+def test_naming_and_denying_are_two_switches(train: bool, deny: bool):
+    policy = Decoupling(train_suffix=train, class_suffix=deny)
+    assert (", bhj" in policy.instance(PERSON)) == train
+    assert ("without bhj" in policy.prior(PERSON)) == deny
+
+
+def test_a_class_prompt_that_was_not_asked_about_follows_the_instance_prompt():
+    for train in (True, False):
+        assert Decoupling(train_suffix=train) == Decoupling(train_suffix=train, class_suffix=None)
+        assert Decoupling(train_suffix=train).prior(PERSON) == Decoupling(train_suffix=train, class_suffix=train).prior(
+            PERSON
+        )
+
+
+def test_quality_tags_come_before_the_denial():
+    assert Decoupling(quality_tags=True).sampling("a dog") == (
+        "a dog, clear, high resolution, high quality, noise-free, without bhj noisy pattern"
+    )
+    assert Decoupling(quality_tags=True, infer_suffix=False, variant="paper").sampling("a dog") == (
+        "a dog, high quality, highres"
+    )
+
+
+def test_training_depends_on_what_is_said_in_training_and_on_nothing_else():
+    """The keys of results that were made before the later switches, and one training for all ways to sample."""
+    before = {"train_suffix": True, "noise_token": "bhj noisy pattern", "variant": "released"}
+    assert Decoupling().training == before
+    assert (
+        Decoupling(class_suffix=True, infer_suffix=False, negative_prompt=False, quality_tags=True).training == before
+    )
+    assert Decoupling(train_suffix=False).training is None
+    only_denied = Decoupling(train_suffix=False, class_suffix=True).training
+    assert only_denied == before | {"train_suffix": False, "class_suffix": True}
+    assert Decoupling(class_suffix=False).training == before | {"class_suffix": False}
+    for policy in (only_denied, before):
+        assert Decoupling(**policy).training == policy
+
+
+def test_a_record_holds_the_later_switches_only_where_they_say_something():
+    assert set(Decoupling().model_dump()) == {
+        "train_suffix", "infer_suffix", "negative_prompt", "noise_token", "variant",
+    }  # fmt: skip
+    for more in ({"class_suffix": False}, {"quality_tags": True}):
+        policy = Decoupling(**more)
+        assert more.items() <= policy.model_dump().items()
+        assert Decoupling(**policy.model_dump(mode="json")) == policy
+
+
 def test_the_default_is_what_was_released_with_everything_on():
     assert Decoupling() == Decoupling(train_suffix=True, infer_suffix=True, negative_prompt=True, variant="released")
 
@@ -45,7 +94,9 @@ def test_the_words_can_be_chosen():
     assert policy.sampling("a dog") == "a dog, without zzz grain"
 
 
-@pytest.mark.parametrize("wrong", [{"noise_token": ""}, {"variant": "mine"}, {"train_sufix": False}])
+@pytest.mark.parametrize(
+    "wrong", [{"noise_token": ""}, {"noise_token": "  "}, {"variant": "mine"}, {"train_sufix": False}]
+)
 def test_a_slip_is_an_error(wrong: dict[str, object]):
     with pytest.raises(ValidationError):
         Decoupling(**wrong)

@@ -199,11 +199,10 @@ class Builder:
     def personalize(self, source: Node, decoupling: Decoupling, seed: int, label: str) -> Node:
         """The model that the trainer makes of photos; ``NONE`` trains it without decoupling."""
         _, method = self.method("personalize", self.config.trainer)
-        words = decoupling.model_dump(include={"train_suffix", "noise_token", "variant"})
         config = {
             "method": method,
             "subject": self.words,
-            "decoupling": words if decoupling.train_suffix else None,
+            "decoupling": decoupling.training,
             "seed": seed,
         }
         inputs = {"photos": source} | ({"class_images": self.class_images} if self.class_images else {})

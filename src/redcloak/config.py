@@ -196,12 +196,23 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "configuration"
         if first["type"] == "extra_forbidden":
-            known = list(model.model_fields)
-            near = difflib.get_close_matches(field, known, n=1)
+            known = _fields_at(model, first["loc"][:-1])
+            near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}."
             raise UserError(f"{where}: unknown setting {field!r}: {hint}") from None
         shown = repr(first.get("input"))[:80]
         raise UserError(f"{where}: {field} = {shown}: {first['msg']}.") from None
+
+
+def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """The names of the fields of a model, or of the model that lies at ``path`` in it."""
+    for part in path:
+        info = model.model_fields.get(str(part))
+        inner = info.annotation if info else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Contrastive decoupling learning (CDL) as a prompt policy: what training and sampling say about the noise.
 
-CDL adds no loss and no token embedding. It names the perturbation in the instance prompt ("bhj noisy
+CDL adds no loss and, as released, no token embedding. It names the perturbation in the instance prompt ("bhj noisy
 pattern") so that fine-tuning can tie the noise to those words rather than to the identifier, denies it in the
 class prompt ("without ..."), denies it again when sampling, and puts quality words into the negative prompt.
 Each part can be switched on its own.
@@ -11,9 +11,9 @@ arXiv 2406.18944, section 4.3 and equation 6.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from redcloak.api import Subject
 
@@ -22,6 +22,8 @@ NEGATIVE = {
     "released": "noisy, lowres, artifact, pattern",
 }
 JOINER = {"paper": " with ", "released": ", "}
+QUALITY = {"paper": ", high quality, highres", "released": ", clear, high resolution, high quality, noise-free"}
+LATER = ("class_suffix", "quality_tags")  # left out of keys and records where they are at their defaults
 
 
 class Decoupling(BaseModel):
@@ -31,15 +33,49 @@ class Decoupling(BaseModel):
     instance suffix by a comma. ``paper`` joins it by "with" and takes another negative prompt. Both deny the noise by
     ", without ..." in the class prompt and when sampling. On the small suite that one word matters: with "with" in the
     prompt, fine-tuning has a word for the subject that sampling then leaves out (``benchmarks/effect.py``).
+
+    ``quality_tags`` are no part of CDL: they are the words that the authors' code and paper give to their latent
+    diffusion purifier, here for whoever wants to know what asking for quality does on its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    train_suffix: bool = Field(True, description="name the noise in the instance prompt, deny it in the class prompt")
+    train_suffix: bool = Field(True, description="name the noise in the instance prompt")
+    class_suffix: bool | None = Field(
+        None, description='deny it ("without") in the class prompt; by default where train_suffix names it'
+    )
     infer_suffix: bool = Field(True, description="deny the noise in the sampling prompt")
     negative_prompt: bool = Field(True, description="quality words in the negative prompt")
-    noise_token: str = Field("bhj noisy pattern", min_length=1)
+    quality_tags: bool = Field(False, description="quality words in the sampling prompt")
+    noise_token: str = Field("bhj noisy pattern", min_length=1, description="what the noise is called")
     variant: Literal["paper", "released"] = "released"
+
+    @field_validator("noise_token")
+    @classmethod
+    def _spoken(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("a noise token of blanks names nothing; give a word")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The fields; those that came later only where they say something, so that older results keep their keys."""
+        values: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        return {name: value for name, value in values.items() if name not in LATER or value != fields[name].default}
+
+    @property
+    def denies(self) -> bool:
+        """Whether the class prompt of training says "without"."""
+        return self.train_suffix if self.class_suffix is None else self.class_suffix
+
+    @property
+    def training(self) -> dict[str, Any] | None:
+        """What training depends on, for cache keys; None where it is trained without decoupling."""
+        if not (self.train_suffix or self.denies):
+            return None
+        values = self.model_dump(mode="json", include={"train_suffix", "noise_token", "variant"})
+        return values if self.denies == self.train_suffix else values | {"class_suffix": self.denies}
 
     def instance(self, subject: Subject) -> str:
         """The instance prompt used in training."""
@@ -48,11 +84,12 @@ class Decoupling(BaseModel):
 
     def prior(self, subject: Subject) -> str:
         """The class prompt used in training (class images are always generated from the plain one)."""
-        return subject.class_prompt + (f", without {self.noise_token}" if self.train_suffix else "")
+        return subject.class_prompt + (f", without {self.noise_token}" if self.denies else "")
 
     def sampling(self, prompt: str) -> str:
         """The prompt used in sampling."""
-        return prompt + (f", without {self.noise_token}" if self.infer_suffix else "")
+        tags = QUALITY[self.variant] if self.quality_tags else ""
+        return prompt + tags + (f", without {self.noise_token}" if self.infer_suffix else "")
 
     @property
     def negative(self) -> str:
