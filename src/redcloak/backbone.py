@@ -21,6 +21,7 @@ from redcloak.memory import TYPES, Aside, placed
 from redcloak.rng import randint, randn
 from redcloak.suite import PICKLES
 from redcloak.tiles import tiled
+from redcloak.vocabulary import restored
 
 PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
 WHOLE, TILE = 768, 512  # the encoder takes photos up to 768 x 768 whole, larger ones in tiles of 512
@@ -224,13 +225,15 @@ class Backbone:
         """Lend the trainable parameters; on leaving, their values are put back in place and frozen again.
 
         Only the parameters that train are copied, and no module is: a surrogate is this very model, for a while.
-        They are float32 meanwhile: half precision would swallow the steps of a small learning rate.
+        They are float32 meanwhile: half precision would swallow the steps of a small learning rate. Words that were
+        added meanwhile (:func:`redcloak.vocabulary.add_words`) are taken away.
         """
         parameters = self.trainable(text_encoder=text_encoder)
         kept = Aside(parameters, self.memory)
         _to(parameters, torch.float32)
         try:
-            yield parameters
+            with restored(self):
+                yield parameters
         finally:
             freeze(parameters)
             _to(parameters, self.dtype)
