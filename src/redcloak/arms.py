@@ -21,6 +21,7 @@ from redcloak import registry
 from redcloak.api import Kind
 from redcloak.config import AuditConfig, Choice, MethodConfig
 from redcloak.images import file_digest, folder_digest
+from redcloak.manifest import Canonical
 from redcloak.matrix import Graph, Node
 from redcloak.prompts import NONE, Decoupling
 from redcloak.report.model import CLEAN, PROTECTED, RANDOM_NOISE, RED_TEAM, UNTUNED
@@ -72,7 +73,10 @@ class Arm:
 
 
 class Builder:
-    """Builds the graph of one audit; every arm that shares a stage shares its node."""
+    """Builds the graph of one audit; every arm that shares a stage shares its node.
+
+    Methods are asked for their settings and versions without being imported: building a graph needs no torch.
+    """
 
     def __init__(self, config: AuditConfig, suite: Suite, photos: Photos, graph: Graph | None = None) -> None:
         self.config, self.suite, self.photos, self.subject = config, suite, photos, photos.name
@@ -82,6 +86,7 @@ class Builder:
         self.words = {"class_noun": config.subject.class_noun, "identifier": config.subject.identifier}
         self.clean = self._photos(photos, "train")
         self.reference = self._photos(photos, "reference")
+        self._made: dict[tuple[Any, ...], tuple[Canonical, tuple[object, ...]]] = {}
         self.names = list(photos.train_names)
         self.class_images = self._class_images() if config.class_images else None
         self.protected = self._given(photos) if config.already_protected else self.protect(config.protection)
@@ -131,6 +136,13 @@ class Builder:
         ]
         return arms
 
+    def _once(self, make: Callable[[], dict[str, Any]], *about: object) -> Canonical:
+        """The configuration that ``make`` gives, made once for the same words, numbers and objects ``about``."""
+        names = tuple(each if isinstance(each, str | int) else id(each) for each in about)
+        if names not in self._made:
+            self._made[names] = Canonical(make(), str(about[0])), about  # what is kept cannot give its id away
+        return self._made[names][0]
+
     def _photos(self, photos: Photos, split: str) -> Node:
         config = {"digest": photos.digest, "size": self.suite.spec.resolution, "split": split}
         source = self.config.already_protected or self.config.photos
@@ -160,12 +172,12 @@ class Builder:
 
     def method(self, kind: Kind, choice: Choice, **more: Any) -> tuple[registry.Entry, dict[str, Any]]:
         """A method with its resolved settings, its version and the fingerprints of the weights it uses."""
-        entry = registry.load(kind, choice.name)
+        entry = registry.describe(kind, choice.name)
         settings = self.suite.settings(choice.name, more | choice.settings)
         resolved: MethodConfig = entry.configure(**settings)
         resolved.check()
         weights = {
-            slot: self.suite.faces.fingerprint() if slot == "faces" else self.suite.fingerprint(slot)
+            slot: self.suite.fingerprint_of_faces() if slot == "faces" else self.suite.fingerprint(slot)
             for slot in entry.needs(resolved)
         }
         parts = {part.name: self.method(of, part)[1] for of, part in resolved.parts()}
@@ -182,53 +194,71 @@ class Builder:
 
     def protect(self, choice: Choice) -> Node:
         """The photos with a protective perturbation; the class images go along where there is a surrogate."""
-        entry, method = self.method("protect", choice, budget=self.config.budget)
-        config = {"method": method, "subject": self.words, "seed": self.config.seeds[0]}
-        inputs = {"photos": self.clean}
-        if self.class_images and "backbone" in entry.method.needs:
+
+        def make() -> dict[str, Any]:
+            _, method = self.method("protect", choice, budget=self.config.budget)
+            return {"method": method, "subject": self.words, "seed": self.config.seeds[0]}
+
+        config, inputs = self._once(make, "protect", choice), {"photos": self.clean}
+        if self.class_images and "backbone" in registry.describe("protect", choice.name).method.needs:
             inputs["class_images"] = self.class_images
         return self.graph.add("protect", config, inputs, transport=self.transport, label=f"protect: {choice.name}")
 
     def purify(self, source: Node, chain: tuple[Choice, ...]) -> Node:
         """Photos after a chain of purifiers."""
-        methods = [self.method("purify", choice)[1] for choice in chain]
-        config = {"chain": methods, "subject": self.words, "seed": self.config.seeds[0]}
+
+        def make() -> dict[str, Any]:
+            methods = [self.method("purify", choice)[1] for choice in chain]
+            return {"chain": methods, "subject": self.words, "seed": self.config.seeds[0]}
+
+        config = self._once(make, "purify", chain)
         label = f"purify: {', '.join(choice.name for choice in chain)}"
         return self.graph.add("purify", config, {"photos": source}, transport=self.transport, label=label)
 
     def personalize(self, source: Node, decoupling: Decoupling, seed: int, label: str) -> Node:
         """The model that the trainer makes of photos; ``NONE`` trains it without decoupling."""
-        _, method = self.method("personalize", self.config.trainer)
-        config = {
-            "method": method,
-            "subject": self.words,
-            "decoupling": decoupling.training,
-            "seed": seed,
-        }
+
+        def make() -> dict[str, Any]:
+            return {
+                "method": self.method("personalize", self.config.trainer)[1],
+                "subject": self.words,
+                "decoupling": decoupling.training,
+                "seed": seed,
+            }
+
+        config = self._once(make, "personalize", decoupling, seed)
         inputs = {"photos": source} | ({"class_images": self.class_images} if self.class_images else {})
         return self.graph.add("personalize", config, inputs, transport=self.transport, label=f"personalize: {label}")
 
-    def _generate(self, model: Node | None, decoupling: Decoupling, seed: int, label: str) -> Node:
-        prompts = [decoupling.sampling(prompt) for prompt in self.prompts]
-        config = {
-            "prompts": prompts,
-            "negative": decoupling.negative,
-            "count": self.config.images_per_prompt,
-            "steps": self.config.sampling_steps,
-            "guidance": self.guidance,
-            "seed": seed,
-            "weights": self.suite.fingerprint("backbone"),
-        }
+    def generate(self, model: Node | None, decoupling: Decoupling, seed: int, label: str) -> Node:
+        """Pictures of every evaluation prompt, from a personalized model or, without one, from the suite's own."""
+
+        def make() -> dict[str, Any]:
+            return {
+                "prompts": [decoupling.sampling(prompt) for prompt in self.prompts],
+                "negative": decoupling.negative,
+                "count": self.config.images_per_prompt,
+                "steps": self.config.sampling_steps,
+                "guidance": self.guidance,
+                "seed": seed,
+                "weights": self.suite.fingerprint("backbone"),
+            }
+
+        config = self._once(make, "generate", decoupling, seed)
         inputs = {"model": model} if model else {}
         return self.graph.add("generate", config, inputs, transport=self.transport, label=f"generate: {label}")
 
     def score(self, images: Node, metrics: tuple[str, ...], label: str, clean: Node | None = None) -> Node:
         """Scores against the reference photos, and of fidelity against ``clean``."""
-        methods = [self.method("metrics", Choice(name=name))[1] for name in metrics]
-        prompts = None
-        if images.stage == "generate":  # all arms are judged by the plain prompt, whatever they were sampled with
-            prompts = [prompt for prompt in self.prompts for _ in range(self.config.images_per_prompt)]
-        config = {"metrics": methods, "subject": self.words, "prompts": prompts}
+
+        def make() -> dict[str, Any]:
+            methods = [self.method("metrics", Choice(name=name))[1] for name in metrics]
+            prompts = None
+            if images.stage == "generate":  # all arms are judged by the plain prompt, whatever they were sampled with
+                prompts = [prompt for prompt in self.prompts for _ in range(self.config.images_per_prompt)]
+            return {"metrics": methods, "subject": self.words, "prompts": prompts}
+
+        config = self._once(make, "score", images.stage, *metrics)
         inputs = {"images": images, "reference": self.reference} | ({"clean": clean} if clean else {})
         return self.graph.add("score", config, inputs, transport=self.transport, label=f"score: {label}")
 
@@ -270,6 +300,6 @@ class Builder:
         return arm
 
     def _draw(self, arm: Arm, model: Node | None, decoupling: Decoupling, seed: int) -> None:
-        node = self._generate(model, decoupling, seed, arm.summary.name)
+        node = self.generate(model, decoupling, seed, arm.summary.name)
         arm.generated.append((seed, node))
         arm.scores.append((seed, self.score(node, self.config.metrics, arm.summary.name)))

@@ -19,11 +19,10 @@ from redcloak.api import CPU, Machine, Policy
 from redcloak.errors import UserError
 from redcloak.memory import TYPES, Aside, placed
 from redcloak.rng import randint, randn
-from redcloak.suite import PICKLES
+from redcloak.suite import PARTS, PICKLES
 from redcloak.tiles import tiled
 from redcloak.vocabulary import restored
 
-PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
 WHOLE, TILE = 768, 512  # the encoder takes photos up to 768 x 768 whole, larger ones in tiles of 512
 
 

@@ -44,18 +44,35 @@ def plain(value: Any, where: str = "value") -> Any:
     raise TypeError(f"{where}: {type(value).__name__} has no form in JSON")
 
 
+class Canonical(dict[str, Any]):
+    """A configuration in JSON types with its canonical text, worked out once for all the nodes that share it.
+
+    It must not be changed any more.
+    """
+
+    def __init__(self, fields: Mapping[str, Any], where: str = "value") -> None:
+        super().__init__(plain(fields, where))
+        self.text = _text(self)
+
+
 def key_of(fields: Mapping[str, Any]) -> str:
     """The SHA-256 (64 hex digits) of ``fields`` in canonical JSON; the order of names does not matter.
 
     Numbers are kept as written: 1 and 1.0 give different keys. Raises as :func:`plain` does.
     """
-    text = json.dumps(plain(fields, "key"), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_text(plain(fields, "key")).encode()).hexdigest()
+
+
+def _text(fields: Mapping[str, Any]) -> str:
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def artifact_key(stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """The key of what a stage makes: of its name, version, configuration and the keys of its inputs."""
-    return key_of({"schema": SCHEMA, "stage": stage, "version": version, "config": config, "inputs": dict(inputs)})
+    rest = {"inputs": dict(inputs), "schema": SCHEMA, "stage": stage, "version": version}
+    if not isinstance(config, Canonical):
+        return key_of({"config": config, **rest})
+    return hashlib.sha256(f'{{"config":{config.text},{_text(rest)[1:]}'.encode()).hexdigest()
 
 
 class Manifest(BaseModel):

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from redcloak.manifest import artifact_key, plain
+from redcloak.manifest import Canonical, artifact_key
 from redcloak.store import Store
 
 
@@ -66,7 +66,8 @@ class Graph:
             UserError: a number of the configuration is not finite.
             ValueError: an input is not of this graph.
         """
-        node = Node(stage, plain(config, stage), dict(inputs or {}), dict(transport or {}), version, label)
+        own = config if isinstance(config, Canonical) else Canonical(config, stage)
+        node = Node(stage, own, inputs or {}, {} if transport is None else transport, version, label)
         for name, source in node.inputs.items():
             if source.key not in self._nodes:
                 raise ValueError(f"{stage}: the input {name!r} is not in this graph")

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from redcloak import light
 from redcloak.api import Kind, Method
 from redcloak.errors import UserError, unknown
 
@@ -53,7 +54,7 @@ class Entry:
         """The models of the suite that the method uses when it is configured so, its parts' among them."""
         slots = list(self.method.needs)
         for kind, choice in config.parts():
-            part = load(kind, choice.name)
+            part = describe(kind, choice.name)
             slots += part.needs(part.configure(**choice.settings))
         return tuple(dict.fromkeys(slots))
 
@@ -88,9 +89,19 @@ def names(kind: Kind) -> list[str]:
 @lru_cache
 def load(kind: Kind, name: str) -> Entry:
     """Import one method; an unknown name raises a :class:`UserError` that names the nearest ones."""
+    return _entry(kind, name, importlib.import_module)
+
+
+@lru_cache
+def describe(kind: Kind, name: str) -> Entry:
+    """The same of a method that is asked what it is and not run: nothing that is slow to import is imported."""
+    return _entry(kind, name, light.module)
+
+
+def _entry(kind: Kind, name: str, read: Callable[[str], ModuleType]) -> Entry:
     if name not in modules(kind):
         raise unknown(KINDS[kind], name, modules(kind), f"See `redcloak list {KINDS[kind]}s`.")
-    module: ModuleType = importlib.import_module(modules(kind)[name])
+    module = read(modules(kind)[name])
     return Entry(kind, name, getattr(module, name), module.Config, module.METHOD, getattr(module, "stand_in", None))
 
 

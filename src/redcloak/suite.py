@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import Field
 
+from redcloak import light
 from redcloak.api import CPU, Machine
 from redcloak.config import Strict, read_yaml, validate
 from redcloak.errors import UserError, unknown
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from redcloak.pixel import PixelDiffusion
 
 SUITES = Path(__file__).parent / "suites"
+PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")  # the folders of a backbone
 SLOTS = ("backbone", "clip", "restorer", "upscaler", "quality", "pixel")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")  # which can run code when they are read: refused everywhere
 PRECISE = {"backbone", "pixel"}  # the slots that compute in the machine's precision
@@ -90,8 +92,6 @@ class Suite:
         return found if computed == "fp32" else f"{found}:{computed}"
 
     def _roots(self, slot: str) -> tuple[str, ...]:
-        from redcloak.backbone import PARTS
-
         if slot == "backbone":
             prefix = "" if self.spec.backbone == "." else f"{self.spec.backbone}/"
             return tuple(prefix + part for part in PARTS)
@@ -239,6 +239,11 @@ class Suite:
             return values.cpu()
 
         return score
+
+    def fingerprint_of_faces(self) -> str:
+        """What determines the scores of faces, without loading the models, nor torch."""
+        backend: FaceBackend = light.module("redcloak.faces").VerifyFace()
+        return backend.fingerprint()
 
     @cached_property
     def faces(self) -> FaceBackend:
