@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -42,6 +42,7 @@ def test_fidelity_is_scikit_image_s(altered: Tensor, photos: Tensor, context: Co
         assert float(values["ssim"][index]) == pytest.approx(expected, abs=1e-4)
         assert float(values["psnr"][index]) == pytest.approx(peak_signal_noise_ratio(b, a, data_range=1), abs=1e-3)
         assert float(values["linf"][index]) == round(np.abs(a - b).max() * 255)
+        assert float(values["l2"][index]) == pytest.approx(mean_squared_error(a, b) ** 0.5 * 255, abs=1e-3)
 
 
 def test_ssim_is_torchmetrics_too(altered: Tensor, photos: Tensor, context: Context):
@@ -78,6 +79,7 @@ class ByColour:
     """A face in every picture that is not black; people differ by their mean colour."""
 
     name = "by colour"
+    same = 0.9
 
     def fingerprint(self) -> str:
         return self.name
@@ -169,6 +171,13 @@ def test_clip_embeds_on_the_sphere_and_shares_out_a_whole(photos: Tensor, contex
     expected = (100 * clip.embed_images(photos) @ clip.embed_texts(["a person", "noise"]).T).softmax(1)
     assert torch.allclose(share, expected, atol=1e-5)
     assert torch.allclose(share.sum(1), torch.ones(3), atol=1e-5)
+
+
+def test_clip_looks_at_the_middle_square_and_squeezes_nothing(wide: Tensor, context: Context):
+    clip = context.suite.clip
+    assert torch.equal(clip.embed_images(wide), clip.embed_images(wide[..., 12:60].contiguous()))
+    tall = wide.transpose(-1, -2)
+    assert torch.equal(clip.embed_images(tall), clip.embed_images(tall[..., 12:60, :].contiguous()))
 
 
 def test_quality_is_the_model_s_word(photos: Tensor, context: Context):

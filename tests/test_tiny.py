@@ -63,7 +63,7 @@ def test_an_audit_from_photos_to_a_report(tmp_path: Path):
     assert "http-equiv" in page
     scores = Table.read(tmp_path / "audit" / "scores.parquet")
     assert set(scores.metric) == {
-        "identity", "identity_zero", "face_found", "quality", "alignment", "linf", "psnr", "ssim",
+        "identity", "identity_zero", "face_found", "quality", "alignment", "linf", "l2", "psnr", "ssim",
     }  # fmt: skip
     assert scores.select(arm="protected", metric="linf").value.max() <= 11
     assert read_report(tmp_path / "audit" / "report.json").verdict == report.verdict

@@ -184,6 +184,7 @@ class Method:
     """The metadata each method file declares as ``METHOD``: what it is, whose it is, what it may be used for.
 
     ``version`` enters the cache key: raise it whenever the same configuration gives another result.
+    ``paired``: a metric compares each picture with its own original, where others take all reference photos together.
     ``differentiable``: gradients flow through a purifier, so that an adaptive protection need not approximate them.
     """
 
@@ -194,6 +195,7 @@ class Method:
     stochastic: bool = False
     needs: tuple[str, ...] = ()
     differentiable: bool = False
+    paired: bool = False
     scores: dict[str, Score] = field(default_factory=dict)
 
 

@@ -19,7 +19,7 @@ from redcloak.checks import Run, run_checks
 from redcloak.config import AuditConfig, Choice
 from redcloak.errors import UserError
 from redcloak.execute import Event, run
-from redcloak.images import check_writable, list_images, read_image
+from redcloak.images import check_writable, list_images, read_image, to_tensor
 from redcloak.matrix import Graph, Node, Plan
 from redcloak.matrix import plan as plan_graph
 from redcloak.report.build import ArmPictures, Drawn, build
@@ -75,10 +75,11 @@ class Audit:
     def run(self, on_event: Callable[[Event], None] = lambda event: None) -> Report:
         """Compute what is missing and write ``report.html``, ``report.json``, ``scores.parquet``, ``audit.yaml``."""
         resolved = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
+        strangers = self._strangers()
         write_whole(self.out / "audit.yaml", resolved.encode())
         run(self.graph, self.store, "redcloak.stages:run_stage", self.targets(), self.config.workers, on_event)
         scores = Table.of(row for arm in self.arms for row in arm.rows(self.photos.name, self._artifact))
-        report = self._report(scores)
+        report = self._report(scores, strangers)
         build(report, {arm.summary.name: self._pictures(arm) for arm in self.arms}, scores, self.out)
         return report
 
@@ -117,7 +118,19 @@ class Audit:
             update={"purifier_steps": change, "lens_gradient": share, "wall_seconds": seconds}
         )
 
-    def _report(self, scores: Table) -> Report:
+    def _strangers(self) -> str | None:
+        """What is wrong with the faces of the photos, where any score looks at faces; nothing is trained before."""
+        needed = [slot for kind, choice in chosen(self.config) for slot in _needs(self.suite, kind, choice)]
+        if "faces" not in needed:
+            return None
+        from redcloak.detection import one_person
+
+        photos = self.photos
+        pictures = (photos.train, photos.reference) if photos.held_out else (photos.train,)
+        names = photos.train_names + (photos.reference_names if photos.held_out else ())
+        return one_person(to_tensor([picture for split in pictures for picture in split]), names, self.suite.faces)
+
+    def _report(self, scores: Table, strangers: str | None) -> Report:
         arms = tuple(self._summary(arm) for arm in self.arms)
         metrics = self._metrics()
         surrogate = self._surrogate()
@@ -129,6 +142,7 @@ class Audit:
             held_out=self.photos.held_out,
             surrogate=surrogate,
             victim=self.suite.name,
+            strangers=strangers,
         )
         manifests = [found.manifest for node in self.graph.order() if (found := self.store.find(node.key))]
         seconds: dict[str, float] = {}

@@ -38,6 +38,7 @@ class Run:
         held_out: whether the reference photos were kept out of training.
         surrogate: the model that the protection was crafted on; None where it uses none, or it is not known.
         victim: the model that was personalized.
+        strangers: which photos seem to show someone else than the rest; None where none do.
     """
 
     scores: Table
@@ -47,6 +48,7 @@ class Run:
     held_out: bool = True
     surrogate: str | None = None
     victim: str = ""
+    strangers: str | None = None
 
     def sample(self, arm: str, metric: str = PRIMARY) -> Sample:
         """One metric of the pictures that one arm's model draws."""
@@ -168,6 +170,11 @@ def check_no_face(run: Run) -> Flag | None:
     more = _others([worst, *low.keys() - {worst}])
     message = f"a face was found in {low[worst]:.0%} of the pictures{more}."
     return Flag("no-face", worst, message, "critical" if worst == CLEAN else "warning")
+
+
+def check_two_people(run: Run) -> Flag | None:
+    """The photos seem to show more than one person, so that there is no one identity to lose."""
+    return Flag("two-people", CLEAN, run.strangers) if run.strangers else None
 
 
 def check_reference_not_held_out(run: Run) -> Flag | None:

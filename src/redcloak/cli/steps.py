@@ -153,7 +153,8 @@ def score(
         str | None, typer.Option(metavar="PHOTOS", help="Clean photos of the subject, or drawn:N.")
     ] = None,
     metrics: Annotated[
-        list[str] | None, typer.Option("--metric", metavar="NAME", help="By default all that apply. Repeatable.")
+        list[str] | None,
+        typer.Option("--metric", metavar="NAME", help="By default those of an audit that apply. Repeatable."),
     ] = None,
     suite: options.Suite = None,
     config: options.File = None,

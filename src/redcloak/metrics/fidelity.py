@@ -1,4 +1,4 @@
-"""How far a photo is from its original: L_inf of the saved file, PSNR, SSIM."""
+"""How far a photo is from its original: L_inf and L2 of the saved file, PSNR, SSIM."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from redcloak.errors import UserError
 METHOD = Method(
     title="Fidelity to the original photo",
     cite="Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity, IEEE TIP 2004.",
+    version=2,
+    paired=True,
     scores={
         "linf": Score("L_inf", False, 0, 255, "/255"),
+        "l2": Score("L2 (root mean square)", False, 0, 255, "/255"),
         "psnr": Score("PSNR", True, 0, 100, "dB"),
         "ssim": Score("SSIM", True, -1, 1),
     },
@@ -28,8 +31,9 @@ class Config(MethodConfig):
 def fidelity(images: Tensor, config: Config, context: Context) -> dict[str, Tensor]:
     """Compare each image with its original in ``context.reference``, both as read from the saved files.
 
-    Images ``(N, 3, H, W)`` in [0, 1]. Returns ``linf`` in 8-bit steps, ``psnr`` in dB (100 where both are equal), and
-    ``ssim`` (Gaussian window of 11 pixels, sigma 1.5, mean over channels), each ``(N,)``.
+    Images ``(N, 3, H, W)`` in [0, 1]. Returns ``linf`` and ``l2`` (the root of the mean squared change, so that
+    it does not grow with the photo) in 8-bit steps, ``psnr`` in dB (100 where both are equal), and ``ssim`` (Gaussian
+    window of 11 pixels, sigma 1.5, mean over channels), each ``(N,)``.
 
     Cite: Wang et al., IEEE TIP 2004 (SSIM). License: Apache-2.0.
     """
@@ -39,7 +43,8 @@ def fidelity(images: Tensor, config: Config, context: Context) -> dict[str, Tens
     error = (images - original).flatten(1)
     power = error.pow(2).mean(1)
     psnr = torch.where(power > 0, -10 * torch.log10(power.clamp_min(1e-10)), 100.0)
-    return {"linf": (error.abs().amax(1) * 255).round(), "psnr": psnr, "ssim": ssim(images, original)}
+    steps = {"linf": (error.abs().amax(1) * 255).round(), "l2": power.sqrt() * 255}
+    return {**steps, "psnr": psnr, "ssim": ssim(images, original)}
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
