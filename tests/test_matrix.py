@@ -132,3 +132,15 @@ def test_the_history_is_the_stores_own(diamond, store):
     (row, *_) = plan(graph, store, {"photos": 1000.0}).rows
     assert row.source == "measured"
     assert row.seconds_each == store.find(photos.key).manifest.wall_seconds
+
+
+def test_a_shared_configuration_gives_the_same_key():
+    from redcloak.manifest import SCHEMA, Canonical, artifact_key, key_of
+
+    config = {"name": 'a "quoted" ß', "sizes": (1, 2.0, -0.0), "deep": {"b": None, "a": True}}
+    inputs = {"photos": "ab" * 32, "class_images": "cd" * 32}
+    whole = {"schema": SCHEMA, "stage": "train", "version": 3, "config": config, "inputs": inputs}
+    assert artifact_key("train", 3, config, inputs) == key_of(whole)
+    assert artifact_key("train", 3, Canonical(config), dict(reversed(inputs.items()))) == key_of(whole)
+    graph, shared = Graph(), Canonical({"steps": 1})
+    assert graph.add("train", shared).config is shared

@@ -19,6 +19,7 @@ from redcloak.errors import UserError
 
 SCHEMA: Literal[1] = 1
 MANIFEST = "stage.json"
+_quoted = json.encoder.encode_basestring_ascii
 LIBRARIES = ("redcloak", "torch", "diffusers", "numpy")
 
 
@@ -69,10 +70,10 @@ def _text(fields: Mapping[str, Any]) -> str:
 
 def artifact_key(stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """The key of what a stage makes: of its name, version, configuration and the keys of its inputs."""
-    rest = {"inputs": dict(inputs), "schema": SCHEMA, "stage": stage, "version": version}
-    if not isinstance(config, Canonical):
-        return key_of({"config": config, **rest})
-    return hashlib.sha256(f'{{"config":{config.text},{_text(rest)[1:]}'.encode()).hexdigest()
+    text = config.text if isinstance(config, Canonical) else _text(plain(config, "key.config"))
+    given = ",".join(f"{_quoted(name)}:{_quoted(inputs[name])}" for name in sorted(inputs))
+    rest = f'"schema":{SCHEMA},"stage":{_quoted(stage)},"version":{version}'  # as `key_of` would write it, but faster
+    return hashlib.sha256(f'{{"config":{text},"inputs":{{{given}}},{rest}}}'.encode()).hexdigest()
 
 
 class Manifest(BaseModel):

@@ -11,6 +11,7 @@ import typer
 
 from redcloak import __version__
 from redcloak.cli.audit import audit
+from redcloak.cli.bench import app as bench
 from redcloak.cli.lookup import doctor, list_, show
 from redcloak.cli.steps import generate, personalize, protect, purify, score
 from redcloak.errors import UserError
@@ -39,6 +40,7 @@ for verb in (audit, protect, purify, personalize, generate, score):
 app.command("list")(list_)
 app.command()(show)
 app.command()(doctor)
+app.add_typer(bench)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,282 @@
+"""What a person writes of a matrix: its axes, what to leave out, and what all arms have in common.
+
+A matrix is a YAML file or the name of a protocol that comes with redcloak. Every value of an axis has a label, by
+which filters, tables and pages call it: a method's name with the settings it was given, or the ``label`` beside it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from redcloak.api import Policy, Precision
+from redcloak.config import AuditConfig, Chain, Choice, Strict, SubjectConfig, read_yaml, transport, validate
+from redcloak.errors import UserError, unknown
+from redcloak.prompts import NONE, Decoupling
+
+PROTOCOLS = Path(__file__).parents[1] / "protocols" / "bench"
+AXES = ("subject", "protection", "budget", "purifier", "trainer", "decoupling", "prompts", "seed")
+NOTHING = "none"  # the label of no purifier at all
+PLAIN, CDL = "plain", "cdl"
+
+
+class Option(Strict):
+    """One value of an axis of methods: a label, and the methods that are applied one after another."""
+
+    label: str = Field(min_length=1)
+    chain: tuple[Choice, ...]
+
+
+class Person(Strict):
+    """One subject: photos, and the words that name it."""
+
+    label: str = Field(min_length=1)
+    photos: str = Field(min_length=1)
+    words: SubjectConfig = SubjectConfig()
+
+
+class Words(Strict):
+    """One value of the decoupling axis: the prompts of contrastive decoupling, or plain ones."""
+
+    label: str = Field(min_length=1)
+    decoupling: Decoupling
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is no decoupling at all."""
+        return self.decoupling == NONE
+
+
+class PromptSet(Strict):
+    """One value of the prompts axis: evaluation prompts that are drawn and judged together."""
+
+    label: str = Field(min_length=1)
+    prompts: tuple[str, ...] = Field(min_length=1)
+
+
+def _option(value: Any) -> Any:
+    """``aspl``, ``restore,upscale``, ``{name: aspl, rounds: 5, label: short}`` or ``{label: ..., chain: [...]}``."""
+    if isinstance(value, Option):
+        return value
+    label = value.get("label") if isinstance(value, Mapping) else None
+    if isinstance(value, Mapping):
+        value = value["chain"] if "chain" in value else {key: each for key, each in value.items() if key != "label"}
+    chain = _Chain.model_validate({"chain": value}).chain
+    if [step.name for step in chain] == [NOTHING]:
+        chain = ()
+    return {"label": label or "+".join(map(_words, chain)) or NOTHING, "chain": chain}
+
+
+class _Chain(Strict):
+    chain: Chain
+
+
+def _words(choice: Choice) -> str:
+    """``jpeg`` or ``jpeg(quality=50)``."""
+    settings = ", ".join(f"{name}={_short(value)}" for name, value in choice.settings.items())
+    return f"{choice.name}({settings})" if settings else choice.name
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping) and "name" in value:
+        return str(value["name"])
+    return "+".join(map(_short, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _person(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"label": value, "photos": value}
+    if isinstance(value, Mapping) and "words" not in value:
+        words = {key: each for key, each in value.items() if key not in ("label", "photos")}
+        return {"label": value.get("label", value.get("photos", "")), "photos": value.get("photos", ""), "words": words}
+    return value
+
+
+def _decoupling(value: Any) -> Any:
+    if isinstance(value, bool):
+        return {"label": CDL, "decoupling": Decoupling()} if value else {"label": PLAIN, "decoupling": NONE}
+    if isinstance(value, Mapping) and "decoupling" not in value:
+        words = {key: each for key, each in value.items() if key != "label"}
+        return {"label": value.get("label", CDL), "decoupling": words}
+    return value
+
+
+def _prompts(value: Any) -> Any:
+    """One list of prompts, or several by name."""
+    if isinstance(value, Mapping):
+        return [{"label": label, "prompts": prompts} for label, prompts in value.items()]
+    if isinstance(value, Sequence) and value and all(isinstance(each, str) for each in value):
+        return [{"label": "prompts", "prompts": value}]
+    return value
+
+
+def _axis(value: Any) -> Any:
+    """An axis has at least one value; a single one need not be a list."""
+    if value is None or (isinstance(value, Sequence | Mapping) and not len(value)):
+        raise PydanticCustomError("axis", "the axis has no values; give at least one")
+    return [value] if isinstance(value, str | int | float | Mapping) else value
+
+
+def _filter(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {axis: [str(each) for each in (v if isinstance(v, list | tuple) else [v])] for axis, v in value.items()}
+
+
+Methods = Annotated[tuple[Annotated[Option, BeforeValidator(_option)], ...], BeforeValidator(_axis)]
+Subjects = Annotated[tuple[Annotated[Person, BeforeValidator(_person)], ...], BeforeValidator(_axis)]
+Treatments = Annotated[tuple[Annotated[Words, BeforeValidator(_decoupling)], ...], BeforeValidator(_axis)]
+Prompts = Annotated[tuple[PromptSet, ...], BeforeValidator(_axis), BeforeValidator(_prompts)]
+Filters = tuple[Annotated[dict[str, tuple[str, ...]], BeforeValidator(_filter)], ...]
+
+
+class MatrixConfig(Strict):
+    """A matrix: every combination of its axes, but for what the filters leave out; baselines are always there."""
+
+    protocol: str = Field("own", min_length=1, description="the name that reports print")
+    version: int = Field(1, ge=1, description="of the protocol; raise it whenever its numbers would change")
+    title: str = ""
+    suite: str = "tiny"
+    subjects: Subjects
+    protections: Methods
+    budgets: Annotated[tuple[float, ...], BeforeValidator(_axis)] = Field((11.0,), description="/255, L_inf")
+    purifiers: Methods = Field(description="chains; `none` is no purifier, and is always there as a baseline")
+    trainers: Methods = (Option(label="dreambooth", chain=(Choice(name="dreambooth"),)),)
+    decoupling: Treatments = Field(
+        (Words(label=PLAIN, decoupling=NONE), Words(label=CDL, decoupling=Decoupling())),
+        description="true, false, or the settings of contrastive decoupling with a label",
+    )
+    prompts: Prompts = (PromptSet(label="prompts", prompts=("a photo of {subject}", "a smiling photo of {subject}")),)
+    seeds: Annotated[tuple[int, ...], BeforeValidator(_axis)] = (0, 1)
+    only: Filters = Field((), description="keep only arms that match one of these, axis: label or pattern")
+    exclude: Filters = Field((), description="leave out arms that match one of these")
+    baselines: Literal["treated", "plain"] = Field(
+        "treated", description="treated: clean photos and random noise go through every purifier and CDL, too"
+    )
+    metrics: tuple[str, ...] = ("identity", "quality", "alignment")
+    images_per_prompt: int = Field(8, ge=1, le=64)
+    sampling_steps: int = Field(25, ge=1, le=999)
+    guidance: float | None = Field(None, ge=1, le=30)
+    class_images: int = Field(32, ge=0, le=1000)
+    precision: Precision = "fp32"
+    device: str = transport("cpu")
+    memory: Policy = transport("auto")
+    workers: int = transport(2, ge=1, le=4096)
+
+    @property
+    def name(self) -> str:
+        """The protocol and its version, as reports print it."""
+        return f"{self.protocol} v{self.version}"
+
+    def labels(self, axis: str) -> list[str]:
+        """The labels of an axis, in order."""
+        if axis == "budget":
+            return [f"{budget:g}" for budget in self.budgets]
+        if axis == "seed":
+            return [str(seed) for seed in self.seeds]
+        return [value.label for value in getattr(self, axis if axis in ("decoupling", "prompts") else f"{axis}s")]
+
+    def check(self, where: str) -> None:
+        """See that labels and filters make sense.
+
+        Raises:
+            UserError: a value stands twice in an axis, a filter names what is not there, or a prompt is none.
+        """
+        for axis in AXES:
+            twice = [label for label, count in Counter(self.labels(axis)).items() if count > 1]
+            if twice:
+                raise UserError(f"{where}: {axis} {twice[0]!r} stands twice; drop one, or give one a label of its own.")
+        for option in (*self.protections, *self.trainers):
+            if len(option.chain) != 1:
+                raise UserError(f"{where}: {option.label!r}: a protection or a trainer is one method, not a chain.")
+        for prompt in (prompt for each in self.prompts for prompt in each.prompts):
+            try:
+                prompt.format(subject="x")
+            except (KeyError, IndexError, ValueError):
+                raise UserError(f"{where}: {prompt!r} is no prompt; the only placeholder is {{subject}}.") from None
+        for each in (*self.only, *self.exclude):
+            for axis in each:
+                if axis not in AXES:
+                    raise unknown("axis in a filter", axis, AXES)
+
+    def audit(self, person: Person) -> AuditConfig:
+        """The configuration of one subject, at the first value of every other axis."""
+        same = ("suite", "metrics", "images_per_prompt", "sampling_steps", "guidance", "class_images", "seeds")
+        place = ("precision", "device", "memory")
+        return AuditConfig(
+            photos=person.photos,
+            subject=person.words,
+            protection=Choice(name="none"),
+            budget=self.budgets[0],
+            purifiers=(),
+            trainer=self.trainers[0].chain[0],
+            prompts=self.prompts[0].prompts,
+            workers=min(self.workers, 64),
+            **{name: getattr(self, name) for name in (*same, *place)},
+        )
+
+    def text(self) -> str:
+        """The matrix as YAML with every default resolved; it reads back as the same."""
+        values = self.model_dump(mode="json")
+        values["prompts"] = {each.label: list(each.prompts) for each in self.prompts}
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def names() -> list[str]:
+    """The protocols that come with redcloak."""
+    return sorted(path.stem for path in PROTOCOLS.glob("*.yaml"))
+
+
+def load(name: str, **flags: Any) -> MatrixConfig:
+    """A matrix by the name of a protocol or from a YAML file; flags that are not None replace its fields.
+
+    Raises:
+        UserError: no such protocol or file, or whatever is wrong in it, in one line.
+    """
+    path = find(name)
+    values = _inherited(path, ()) | {key: value for key, value in flags.items() if value is not None}
+    config = validate(MatrixConfig, values, str(name))
+    config.check(str(name))
+    return config
+
+
+def find(name: str) -> Path:
+    """The file of a protocol or a matrix."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = name in names() or (path.parent.name == "protocols" and path.suffix == ".yaml" and path.stem in names())
+    if shipped:
+        return PROTOCOLS / f"{path.stem}.yaml"
+    raise unknown("protocol", name, names(), "Or give a YAML file.")
+
+
+def _inherited(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """The fields of a file, over those of the matrix that it ``extends``."""
+    if path.resolve() in seen:
+        chain = " -> ".join(each.name for each in (*seen, path))
+        raise UserError(f"{path}: extends goes round in a circle: {chain}.")
+    values = read_yaml(path)
+    if _circular(values, ()):
+        raise UserError(f"{path}: a value holds itself (an anchor is used inside of what it names).")
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    beside = path.parent / str(base)
+    found = find(str(beside if beside.is_file() else base))
+    return _inherited(found, (*seen, path.resolve())) | values
+
+
+def _circular(value: Any, inside: tuple[int, ...]) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    if id(value) in inside:
+        return True
+    children = value.values() if isinstance(value, dict) else value
+    return any(_circular(child, (*inside, id(value))) for child in children)

@@ -1,0 +1,228 @@
+"""What a run of a matrix would cost: stages, hours, memory and disk, from what the store has measured.
+
+An estimate is taken of the nearest thing that was measured: the same stage with the same settings, else with the same
+methods, else the stage; only where the store knows nothing, of a prior, which is said.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from redcloak.arms import PRIORS
+from redcloak.bench.grid import Matrix
+from redcloak.manifest import Manifest, key_of
+from redcloak.matrix import Node, Plan, Row, longest_paths
+from redcloak.store import Store
+
+SAMPLE = 2000  # manifests that are read for the history; keys are hashes, so that the first are a fair sample
+WEIGHED = 5  # artifacts of a kind whose files are weighed
+MODEL = 2**20 * 14  # bytes of a model of the small suite
+BYTES = {"photos": 60_000, "class_images": 350_000, "protect": 70_000, "purify": 60_000, "generate": 160_000}
+SMALL = 8_000  # bytes of anything else
+Source = Literal["measured", "prior", "unknown"]
+Groups = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class StageRow(Row):
+    """A row of the plan: also the nodes that failed last time, the highest memory in MiB, and the bytes to come."""
+
+    failed: int = 0
+    memory_mb: float | None = None
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class MatrixPlan(Plan):
+    """What a run would do; memory in MiB for all workers together, disk in bytes."""
+
+    rows: tuple[StageRow, ...]
+    name: str
+    arms: int
+    memory_mb: float | None
+    memory_there_mb: float | None
+    disk: int
+    disk_free: int
+
+    @property
+    def missing(self) -> int:
+        """The nodes that would run."""
+        return sum(row.missing for row in self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan in JSON types; hours of work and of waiting stand beside the seconds."""
+        rows = [{**asdict(row), "seconds": row.seconds} for row in self.rows]
+        return {**asdict(self), "rows": rows, "hours": self.seconds / 3600, "elapsed_hours": self.elapsed / 3600}
+
+
+@dataclass
+class Past:
+    """What was measured of one group of artifacts."""
+
+    seconds: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+    bytes: list[int] = field(default_factory=list)
+
+
+class History:
+    """The past of a store, by three ever wider groups of artifacts."""
+
+    def __init__(self, store: Store | None) -> None:
+        self.groups: dict[str, Past] = {}
+        for manifest in islice(store.manifests(), SAMPLE) if store else ():
+            self._learn(manifest, store.path(manifest.key) if store else Path())
+
+    def _learn(self, manifest: Manifest, folder: Path) -> None:
+        for group in groups_of(manifest.stage, manifest.config):
+            past = self.groups.setdefault(group, Past())
+            past.seconds.append(manifest.wall_seconds)
+            if manifest.peak_memory_mb:
+                past.memory.append(manifest.peak_memory_mb)
+            if len(past.bytes) < WEIGHED:
+                past.bytes.append(weight(folder))
+
+    def find(self, groups: Groups) -> Past | None:
+        """The past of the narrowest group that has one."""
+        return next((self.groups[group] for group in groups if group in self.groups), None)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What one node is expected to take."""
+
+    seconds: float | None
+    source: Source
+    memory_mb: float | None
+    bytes: int
+
+
+def groups_of(stage: str, config: Mapping[str, Any]) -> Groups:
+    """The same settings, the same methods, the same stage; seeds and subjects do not matter."""
+    rest = {name: value for name, value in config.items() if name not in ("seed", "subject", "digest", "names")}
+    methods = [config["method"]] if "method" in config else [*config.get("chain", ()), *config.get("metrics", ())]
+    names = "+".join(str(method["name"]) for method in methods)
+    return f"{stage} {key_of(rest)}", f"{stage}: {names}", stage
+
+
+def weight(folder: Path) -> int:
+    """The bytes of the files of a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def present(store: Store | None) -> frozenset[str]:
+    """The keys of all artifacts, by their folders' names alone."""
+    root = store.root / "artifacts" if store else Path()
+    if store is None or not root.is_dir():
+        return frozenset()
+    return frozenset(path.name for path in root.glob("*/*/*"))
+
+
+def plan(matrix: Matrix, store: Store | None, workers: int, beside: Path) -> MatrixPlan:
+    """What a run of ``matrix`` would do; ``beside`` is where its disk would be, ``store`` None where there is none."""
+    targets = matrix.targets()
+    nodes, _ = matrix.graph.split(lambda _: None, targets)
+    keys = present(store)
+    missing, _ = matrix.graph.split(lambda key: key if key in keys else None, targets)
+    failed = {path.stem for path in (store.root / "failures").glob("*.json")} if store else set()
+    guess = _guesses(History(store if missing else None), matrix)
+    rows = _rows(nodes, missing, failed, guess)
+    work = sum(row.seconds for row in rows)
+    longest = max(longest_paths(missing, lambda node: guess(node).seconds or 0.0).values(), default=0.0)
+    peaks = [row.memory_mb for row in rows if row.missing and row.memory_mb]
+    return MatrixPlan(
+        rows,
+        work,
+        max(longest, work / workers),
+        workers,
+        name=matrix.config.name,
+        arms=len(matrix.arms),
+        memory_mb=max(peaks) * workers if peaks else None,
+        memory_there_mb=memory_there(),
+        disk=sum(row.bytes for row in rows),
+        disk_free=shutil.disk_usage(_nearest(beside)).free,
+    )
+
+
+def _guesses(history: History, matrix: Matrix) -> Callable[[Node], Guess]:
+    """An estimate for a node, worked out once for all nodes of one configuration."""
+    known: dict[int, Guess] = {}
+    model = _model_bytes(matrix)
+
+    def guess(node: Node) -> Guess:
+        if (found := known.get(id(node.config))) is None:
+            found = known[id(node.config)] = _guess(node, history, model)
+        return found
+
+    return guess
+
+
+def _guess(node: Node, history: History, model: int) -> Guess:
+    past = history.find(groups_of(node.stage, node.config))
+    if past is None:
+        prior = PRIORS.get(node.stage)
+        size = model if node.stage == "personalize" else BYTES.get(node.stage, SMALL)
+        return Guess(prior, "prior" if prior is not None else "unknown", None, size)
+    memory = max(past.memory) if past.memory else None
+    return Guess(statistics.median(past.seconds), "measured", memory, round(statistics.mean(past.bytes)))
+
+
+def _rows(
+    nodes: Iterable[Node], missing: Iterable[Node], failed: set[str], guess: Callable[[Node], Guess]
+) -> tuple[StageRow, ...]:
+    total: dict[str, int] = {}
+    for node in nodes:
+        total[node.stage] = total.get(node.stage, 0) + 1
+    work: dict[str, list[tuple[Guess, bool]]] = {stage: [] for stage in total}
+    for node in missing:
+        work[node.stage].append((guess(node), node.key in failed))
+    order = {stage: place for place, stage in enumerate(PRIORS)}
+    chain = sorted(work, key=lambda stage: order.get(stage, len(order)))
+    return tuple(_row(stage, total[stage], work[stage]) for stage in chain)
+
+
+def _row(stage: str, total: int, work: list[tuple[Guess, bool]]) -> StageRow:
+    guesses = [guess for guess, _ in work]
+    seconds = [guess.seconds for guess in guesses if guess.seconds is not None]
+    sources = {guess.source for guess in guesses}
+    order: tuple[Source, ...] = ("unknown", "prior", "measured")  # the least certain is said
+    return StageRow(
+        stage,
+        total,
+        total - len(work),
+        len(work),
+        statistics.mean(seconds) if seconds else None,
+        next((source for source in order if source in sources), "measured"),
+        failed=sum(before for _, before in work),
+        memory_mb=max((guess.memory_mb for guess in guesses if guess.memory_mb), default=None),
+        bytes=sum(guess.bytes for guess in guesses),
+    )
+
+
+def _model_bytes(matrix: Matrix) -> int:
+    """The size of a personalized model: that of the suite's own, where it is on this machine."""
+    from redcloak.suite import PARTS, load
+
+    suite = load(matrix.config.suite)
+    parts = [suite.folder / suite.spec.backbone / part for part in PARTS]
+    return sum(weight(part) for part in parts if part.is_dir()) or MODEL
+
+
+def memory_there() -> float | None:
+    """The memory of this machine in MiB, where it can be told."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _nearest(path: Path) -> Path:
+    """The nearest folder that exists."""
+    path = path.absolute()
+    return next(parent for parent in (path, *path.parents) if parent.exists())
