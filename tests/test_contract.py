@@ -28,7 +28,17 @@ EVERY = [(kind, name) for kind in KINDS for name in names(kind)]
 PICTORIAL = [(kind, name) for kind, name in EVERY if kind in ("protect", "purify") and here(kind, name)]
 PROTECTIONS = [name for kind, name in PICTORIAL if kind == "protect"]
 PURIFIERS = [name for kind, name in PICTORIAL if kind == "purify"]
-WEIGHTS_OF_THE_USER = {"codeformer", "gfpgan", "nafnet", "scunet", "sd_x4", "swinir"}  # tests/test_restorers.py
+MEASURING = [name for name in names("metrics") if here("metrics", name)]
+WEIGHTS_OF_THE_USER = {
+    "dino",
+    "liqe",
+    "codeformer",
+    "gfpgan",
+    "nafnet",
+    "scunet",
+    "sd_x4",
+    "swinir",
+}  # tests/test_restorers.py
 TOGETHER = [name for name in PROTECTIONS if "protected together" in " ".join(load("protect", name).doc.split())]
 
 
@@ -50,9 +60,8 @@ def pictorial(request: pytest.FixtureRequest) -> Entry:
 
 
 def test_all_methods_run_here_but_those_whose_weights_only_a_user_has():
-    assert {name for kind, name in EVERY if kind in ("protect", "purify")} - WEIGHTS_OF_THE_USER <= {
-        name for _, name in PICTORIAL
-    }
+    every = {name for kind, name in EVERY if kind != "personalize"}
+    assert every - WEIGHTS_OF_THE_USER <= {name for _, name in PICTORIAL} | {*MEASURING}
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
@@ -171,7 +180,7 @@ def test_a_trainer_changes_what_it_was_lent_and_nothing_else(name: str, photos: 
     assert same(context.class_images, to_tensor([subject(number, shots=1)[0] for number in (5, 6)]))
 
 
-@pytest.mark.parametrize("name", names("metrics"))
+@pytest.mark.parametrize("name", MEASURING)
 def test_a_metric_gives_a_value_for_each_picture(name: str, photos: Tensor, context: Context):
     entry, images = load("metrics", name), (photos * 0.9).contiguous()
     kept, randomness = images.clone(), global_randomness()

@@ -252,7 +252,7 @@ class Builder:
         """Scores against the reference photos, and of fidelity against ``clean``."""
 
         def make() -> dict[str, Any]:
-            methods = [self.method("metrics", Choice(name=name))[1] for name in metrics]
+            methods = [self.method("metrics", self.config.metric(name))[1] for name in metrics]
             prompts = None
             if images.stage == "generate":  # all arms are judged by the plain prompt, whatever they were sampled with
                 prompts = [prompt for prompt in self.prompts for _ in range(self.config.images_per_prompt)]

@@ -215,7 +215,7 @@ def chosen(config: AuditConfig) -> list[tuple[Kind, Choice]]:
         ("protect", [*protections, Choice(name="random_noise")]),
         ("purify", purifiers),
         ("personalize", [config.trainer]),
-        ("metrics", [Choice(name=name) for name in (*config.metrics, "fidelity")]),
+        ("metrics", [config.metric(name) for name in (*config.metrics, "fidelity")]),
     ]
     return [(kind, choice) for kind, choices in kinds for choice in choices]
 

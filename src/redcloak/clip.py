@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from redcloak.features import resized
+
 
 @dataclass
 class Clip:
-    """A frozen CLIP. Embeddings are unit vectors; of images the middle square is resized to the tower's own size.
+    """A frozen CLIP. Embeddings are unit vectors; of images the middle square is resized bicubically to ``side``.
 
     Cite: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021.
     """
@@ -27,7 +29,15 @@ class Clip:
 
     @classmethod
     def load(cls, folder: Path, tokenizer: Path, device: str = "cpu") -> Clip:
-        """Load the small suite's towers: ``image/`` (ours) and ``text/`` (transformers), safetensors only."""
+        """Load the small suite's towers: ``image/`` (ours) and ``text/`` (transformers), safetensors only.
+
+        A folder with a ``config.json`` is a whole CLIP of transformers with its tokenizer, such as
+        openai/clip-vit-base-patch32.
+        """
+        if (folder / "config.json").is_file():
+            from redcloak.diagnose.clips import from_folder
+
+            return from_folder(folder, device)
         from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
         from redcloak.backbone import quietly
@@ -41,10 +51,7 @@ class Clip:
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Images ``(N, 3, H, W)`` in [0, 1] -> unit embeddings ``(N, D)``, differentiable."""
-        images = _middle(images.to(self.device))
-        if images.shape[-2:] != (self.side, self.side):
-            images = F.interpolate(images, size=(self.side, self.side), mode="bicubic", antialias=True).clamp(0, 1)
-        return F.normalize(self.image(images), dim=-1)
+        return F.normalize(self.image(resized(images.to(self.device), self.side)), dim=-1)
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
@@ -56,11 +63,3 @@ class Clip:
     def zero_shot(self, images: Tensor, texts: Sequence[str], *, temperature: float = 100.0) -> Tensor:
         """The share of each text for each image, ``softmax(temperature * cosine)``: ``(N, texts)``."""
         return (temperature * self.embed_images(images) @ self.embed_texts(texts).T).softmax(-1)
-
-
-def _middle(images: Tensor) -> Tensor:
-    """The middle square, as CLIP was trained and as photos are fitted: a squeezed face is another face."""
-    height, width = images.shape[-2:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return images[..., top : top + side, left : left + side]

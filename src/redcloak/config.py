@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from redcloak.api import Budget, Kind, Machine, Norm, Policy, Precision, Subject
-from redcloak.errors import UserError
+from redcloak.errors import UserError, unknown
 from redcloak.prompts import Decoupling
 
 if TYPE_CHECKING:
@@ -166,6 +166,9 @@ class AuditConfig(Strict):
     trainer: MethodChoice = Choice(name="dreambooth")
     decoupling: Decoupling = Decoupling()
     metrics: tuple[str, ...] = ("identity", "quality", "alignment")
+    metric_settings: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="metric -> its settings, as in {dino: {weights: FOLDER}}"
+    )
     prompts: tuple[str, ...] = Field(
         ("a photo of {subject}", "a smiling photo of {subject}"),
         description="evaluation prompts; {subject} becomes e.g. 'sks person'",
@@ -181,6 +184,20 @@ class AuditConfig(Strict):
     device: str = transport("cpu", description="cpu, cuda, cuda:1, mps")
     memory: Policy = transport("auto", description="auto, or low: slower, in less memory, with the same result")
     workers: int = transport(2, ge=1, le=64, description="stages that run at the same time")
+
+    @field_validator("metric_settings")
+    @classmethod
+    def _known(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        from redcloak import registry
+
+        for name in value:
+            if name not in registry.names("metrics"):
+                raise unknown("metric", name, registry.names("metrics"))
+        return value
+
+    def metric(self, name: str) -> Choice:
+        """A metric with its settings."""
+        return Choice(name=name, settings=self.metric_settings.get(name, {}))
 
     @property
     def machine(self) -> Machine:

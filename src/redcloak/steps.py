@@ -173,7 +173,7 @@ def score(
     paired = any(registry.load("metrics", name).method.paired for name in chosen)
     clean = step.builder.reference if paired else None
     node = step.builder.score(step.builder.clean, chosen, images.name, clean)
-    step.need("metrics", *(Choice(name=name) for name in chosen))
+    step.need("metrics", *map(step.config.metric, chosen))
     with tempfile.TemporaryDirectory() as space:
         folder = step.give(step.builder.clean, step.train, Path(space))
         (folder / PROMPTS).write_text(json.dumps(prompts), encoding="utf-8")

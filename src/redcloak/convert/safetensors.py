@@ -25,11 +25,26 @@ def convert(source: Path, out: Path) -> int:
     Raises:
         UserError: the source cannot be read, is no checkpoint of plain tensors, or ``out`` is no safetensors file.
     """
-    import torch
     from safetensors.torch import save_file
 
     if out.suffix != ".safetensors":
         raise UserError(f"OUT = {str(out)!r}: name it .safetensors.")
+    tensors = read(source)
+    try:
+        save_file(tensors, out, {"format": "pt"})
+    except OSError as error:
+        raise UserError(f"OUT = {str(out)!r} cannot be written: {error.strerror or error}.") from None
+    return len(tensors)
+
+
+def read(source: Path) -> dict[str, Any]:
+    """The tensors of a pickled checkpoint by name.
+
+    Raises:
+        UserError: the source cannot be read, or is no checkpoint of plain tensors.
+    """
+    import torch
+
     try:
         with warnings.catch_warnings(action="ignore"):  # of pickles that torch did not write, which then fail or do not
             found = torch.load(source, map_location="cpu", weights_only=True)
@@ -43,11 +58,7 @@ def convert(source: Path, out: Path) -> int:
     tensors = _tensors(found)
     if not tensors:
         raise UserError(f"FILE = {str(source)!r} holds no tensors by name.")
-    try:
-        save_file(tensors, out, {"format": "pt"})
-    except OSError as error:
-        raise UserError(f"OUT = {str(out)!r} cannot be written: {error.strerror or error}.") from None
-    return len(tensors)
+    return tensors
 
 
 def _tensors(found: Any) -> dict[str, Any]:

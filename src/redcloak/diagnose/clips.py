@@ -44,8 +44,8 @@ def clips(suite: Suite, folders: Sequence[Path] = ()) -> dict[str, Clip]:
 def from_folder(folder: Path, device: str = "cpu") -> Clip:
     """A whole CLIP as ``CLIPModel.save_pretrained`` writes it, with its tokenizer: safetensors only, nothing fetched.
 
-    Size, mean and deviation of the pictures are those of ``preprocessor_config.json``, else CLIP's own. Pictures that
-    are not square are squeezed, not cropped: fit them first.
+    Size, mean and deviation of the pictures are those of ``preprocessor_config.json``, else CLIP's own. Of a
+    picture that is not square the middle square counts.
 
     Raises:
         UserError: the folder is absent, is no CLIP, lacks its text tower or a part of it, or holds a pickle.
