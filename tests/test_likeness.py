@@ -1,4 +1,4 @@
-"""Likeness to photos of a subject that need not be a face: CLIP-I, DINO, MobileNetV2; and whether it is there at all."""
+"""Likeness to photos of a subject that need not be a face: CLIP-I, DINO, MobileNetV2; and whether it is there."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = ViTConfig(
-            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=56, patch_size=8
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=56,
+            patch_size=8,
         )  # fmt: skip
         ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
     return folder
@@ -70,7 +71,7 @@ def test_dino_sees_as_transformers_processor_and_compares_class_tokens(photos: T
 def test_dino_without_weights_is_one_line(tmp_path: Path):
     with pytest.raises(UserError, match=r"--set dino.weights=FOLDER"):
         dino.Config().check()
-    with pytest.raises(UserError, match="no config.json in it"):
+    with pytest.raises(UserError, match=r"no config\.json in it"):
         dino.Config(weights=tmp_path).check()
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="cannot be read"):

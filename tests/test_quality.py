@@ -81,7 +81,8 @@ def test_brisque_s_regression_is_libsvm_s_sum(astronaut: Tensor):
 
 def test_brisque_tells_noise_and_blur_from_a_clean_photo(worse: Tensor, context: Context):
     values = brisque.brisque(worse, brisque.Config(), context)["brisque"]
-    assert values.tolist() == pytest.approx([11, 52, 75], abs=1.5), "what libsvm gave for these three"
+    theirs = [10.7995, 52.2025, 74.5994]  # brisque 0.2.0 with libsvm-official 3.37.0
+    assert values.tolist() == pytest.approx(theirs, abs=0.02)
 
 
 def test_brisque_reads_no_pickle_that_runs_code():
@@ -298,7 +299,7 @@ def test_the_sums_of_the_paper(photos: Tensor, context: Context):
     assert torch.allclose(values["avg"], 0.5 * identity + 0.5 * values["q"], atol=1e-6)
 
 
-def test_the_published_sums_are_these():
-    """Table 3 and 4 of the paper, of IMS and Q to Avg."""
-    for ims, q, avg in ((0.116, -0.070, 0.023), (0.160, 0.038, 0.099), (-0.215, 0.028, -0.094)):
-        assert 0.5 * ims + 0.5 * q == pytest.approx(avg, abs=1e-3)
+@pytest.mark.parametrize(("ims", "q", "avg"), [(0.116, -0.070, 0.023), (0.160, 0.038, 0.099), (-0.215, 0.028, -0.094)])
+def test_avg_is_that_of_the_paper_s_tables(ims: float, q: float, avg: float):
+    """Tables 3 and 4 of the paper."""
+    assert float(overall.mean_of(torch.tensor(ims), torch.tensor(q))) == pytest.approx(avg, abs=1e-3)

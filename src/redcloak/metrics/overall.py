@@ -47,5 +47,10 @@ def overall(images: Tensor, config: Config, context: Context) -> dict[str, Tenso
     for kind, choice in config.parts():
         part = registry.load(kind, choice.name)
         found |= part.function(images, part.configure(**choice.settings), context)
-    q = ((found[config.quality.name] - 1) / 2 - 1 + found["clip_iqac"]) / 2
-    return {"q": q, "avg": (found["ims"] + q) / 2}
+    q = mean_of((found[config.quality.name] - 1) / 2 - 1, found["clip_iqac"])
+    return {"q": q, "avg": mean_of(found["ims"], q)}
+
+
+def mean_of(a: Tensor, b: Tensor) -> Tensor:
+    """Half of each."""
+    return (a + b) / 2
