@@ -22,7 +22,7 @@ from redcloak.cli import main
 from redcloak.images import linf_on_disk, list_images, read_image, save_images, to_tensor
 from redcloak.suite import SUITES
 
-VERBS = ("audit", "protect", "purify", "personalize", "generate", "score", "list", "show", "doctor")
+VERBS = ("audit", "protect", "purify", "personalize", "generate", "score", "diagnose", "list", "show", "doctor")
 HEAVY = ("torch", "diffusers", "transformers", "matplotlib", "pyarrow", "scipy", "cv2", "numpy", "yaml")
 QUICK = [
     "--set", "images_per_prompt=2", "--set", "sampling_steps=2", "--set", "class_images=2",

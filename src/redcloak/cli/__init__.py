@@ -12,6 +12,7 @@ import typer
 from redcloak import __version__
 from redcloak.cli.audit import audit
 from redcloak.cli.bench import app as bench
+from redcloak.cli.diagnose import diagnose
 from redcloak.cli.lookup import doctor, list_, show
 from redcloak.cli.steps import generate, personalize, protect, purify, score
 from redcloak.errors import UserError
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (audit, protect, purify, personalize, generate, score):
+for verb in (audit, protect, purify, personalize, generate, score, diagnose):
     app.command()(verb)
 app.command("list")(list_)
 app.command()(show)

@@ -47,6 +47,8 @@ SCORES: dict[str, Score] = {
     },
     "latent_shift": Score("shift of the latents", False, 0, 10, "root mean square"),
 }
+OF_PHOTOS = tuple(_TAKEN)
+OF_DECODED = tuple(name for name in SCORES if name not in _TAKEN)
 
 
 @dataclass(frozen=True)

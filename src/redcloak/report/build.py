@@ -153,7 +153,7 @@ def _rows(pictures: ArmPictures) -> Iterator[tuple[str, tuple[Thumb, ...]]]:
     for title, images in photos.items():
         if images:
             thumbs = enumerate(images[:SHOWN], start=1)
-            yield title, tuple(Thumb(_uri(image), f"{title}, number {number}") for number, image in thumbs)
+            yield title, tuple(Thumb(data_uri(image), f"{title}, number {number}") for number, image in thumbs)
     for seed in dict.fromkeys(drawn.seed for drawn in pictures.generated):
         mine = [drawn for drawn in pictures.generated if drawn.seed == seed]
         yield f"Generated, seed {seed}", tuple(map(_generated, _spread(mine)))
@@ -168,10 +168,11 @@ def _spread(drawn: Sequence[Drawn]) -> list[Drawn]:
 
 
 def _generated(drawn: Drawn) -> Thumb:
-    return Thumb(_uri(drawn.image), f"Generated for “{drawn.prompt}” with seed {drawn.seed}", drawn.prompt)
+    return Thumb(data_uri(drawn.image), f"Generated for “{drawn.prompt}” with seed {drawn.seed}", drawn.prompt)
 
 
-def _uri(image: Picture) -> str:
+def data_uri(image: Picture) -> str:
+    """A picture as a page embeds it, large ones made smaller."""
     if max(image.shape[:2]) > LARGEST:
         image = fit(image, LARGEST)
     return "data:image/png;base64," + base64.b64encode(to_png_bytes(image)).decode()

@@ -84,10 +84,10 @@ def _plot(arms: Sequence[Arm], intervals: dict[str, Estimate], score: Score) -> 
         axes.locator_params(axis="x", nbins=6)
         axes.spines[:].set_visible(False)
         axes.spines["bottom"].set(visible=True, color=FAINT)
-        svg = _svg(figure, score.title)
+        element = svg(figure, score.title)
     words = "; ".join(f"{arm.title} {intervals[arm.name]}" for arm in shown)
     better = "higher" if score.higher_is_better else "lower"
-    return Plot(score.title, f"{score.title} of generated pictures, {better} is better. {words}.", svg)
+    return Plot(score.title, f"{score.title} of generated pictures, {better} is better. {words}.", element)
 
 
 def _mark(axes: Axes, row: int, interval: Estimate, color: str) -> None:
@@ -96,7 +96,7 @@ def _mark(axes: Axes, row: int, interval: Estimate, color: str) -> None:
     axes.plot([interval.estimate], [row], "o", color=color, markersize=6.5)
 
 
-def _svg(figure: Figure, title: str) -> str:
+def svg(figure: Figure, title: str) -> str:
     """The figure as an ``<svg>`` element in the page's colours, with names that differ between figures."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))

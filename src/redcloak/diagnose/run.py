@@ -1,0 +1,210 @@
+"""One diagnosis from two folders of photos to a page: what moved, how far, and what the model learned of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from torch import Tensor
+
+from redcloak import __version__, registry
+from redcloak.api import Context, Subject
+from redcloak.backbone import Backbone
+from redcloak.clip import Clip
+from redcloak.config import AuditConfig
+from redcloak.diagnose.clips import clips
+from redcloak.diagnose.groups import Group, groups, pairs
+from redcloak.diagnose.misalignment import SCORES, Concepts, embedded, measure
+from redcloak.diagnose.model import Diagnosis, Map, Measures, infos, lines, rows
+from redcloak.diagnose.projections import PROJECTIONS
+from redcloak.errors import UserError, unknown
+from redcloak.outputs import deliver, workspace
+from redcloak.report.table import Table, write_whole
+from redcloak.steps import Watch, unwatched
+from redcloak.suite import Suite
+from redcloak.suite import load as load_suite
+
+MAPS = ("pca", "svd", "tsne")
+MEMBERS = "class"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a diagnosis is asked beside what an audit's configuration says (photos, purifiers, subject, suite).
+
+    Attributes:
+        clean: the clean photos that ``config.photos`` were made from: a folder, or ``drawn:N``.
+        controls: what is added to the clean photos in the size of the protection.
+        clips: folders of transformers CLIPs beside the suite's own.
+        maps: projections, of :data:`redcloak.diagnose.projections.PROJECTIONS`.
+        members: a folder of photos of the class; by default ``config.class_images`` pictures by the suite's model.
+        size: side in pixels that photos are fitted to; by default the suite's.
+    """
+
+    clean: str
+    controls: tuple[str, ...] = ("random_noise",)
+    clips: tuple[Path, ...] = ()
+    maps: tuple[str, ...] = MAPS
+    members: Path | None = None
+    size: int | None = None
+
+
+def diagnose(
+    config: AuditConfig,
+    asked: Asked,
+    out: Path,
+    *,
+    command: str = "",
+    watch: Watch = unwatched,
+    force: bool = False,
+) -> Diagnosis:
+    """Measure, and write ``diagnose.html``, ``diagnose.json`` and ``scores.parquet`` into the folder ``out``.
+
+    What cannot be computed (an interval of one photo, the class without its pictures, the autoencoder where the
+    backbone is not on this machine) is left out and told in ``notes``.
+
+    Raises:
+        UserError: the folders do not pair up, a CLIP is not whole, a name is unknown, or ``out`` cannot be written.
+    """
+    from redcloak.diagnose.page import render
+
+    _check_names(config, asked)
+    suite, subject = load_suite(config.suite, config.machine), config.subject.words
+    size = asked.size or suite.spec.resolution
+    found = pairs(config.photos, asked.clean, size)
+    lookers = clips(suite, asked.clips)
+    with workspace(out, "diagnose", [config.photos, asked.clean], force=force) as space:
+        watch("purify and perturb")
+        made, notes = groups(found, config.purifiers, asked.controls, Context(suite, subject), config.seeds[0])
+        backbone = _backbone(suite, notes)
+        members = _members(config, asked, backbone, size, watch, notes)
+        view = _View(subject, lookers, backbone, made, members)
+        measures = view.measure(watch)
+        diagnosis = Diagnosis(
+            redcloak_version=__version__,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            subject=Path(asked.clean).name,
+            suite=suite.name,
+            prompt=subject.class_prompt,
+            concepts={"class": view.concepts.subject, "noise": view.concepts.noise},
+            resolution=size,
+            members=0 if members is None else len(members),
+            command=command,
+            groups=infos(made),
+            scores=SCORES,
+            lines=lines(measures, Path(asked.clean).name),
+            maps=tuple(view.maps(asked.maps, notes, watch)),
+            notes=(*_few(len(found.names)), *notes),
+        )
+        result = space / "result"
+        result.mkdir()
+        scored = rows(measures, diagnosis.subject, diagnosis.prompt, found.names, config.seeds[0])
+        Table.of(scored).write(result / "scores.parquet")
+        write_whole(result / "diagnose.json", diagnosis.to_json().encode())
+        write_whole(result / "diagnose.html", render(diagnosis, made).encode())
+        deliver(result, out, "diagnose", {"photos": config.photos, "clean": asked.clean, "suite": suite.name})
+    return diagnosis
+
+
+@dataclass(frozen=True)
+class _View:
+    """All groups in the eyes of all CLIPs."""
+
+    subject: Subject
+    clips: Mapping[str, Clip]
+    backbone: Backbone | None
+    groups: Sequence[Group]
+    members: Tensor | None
+
+    @property
+    def concepts(self) -> Concepts:
+        return Concepts.of(self.subject.class_noun)
+
+    def measure(self, watch: Watch) -> Measures:
+        """CLIP -> group -> score -> values. The prompt is the class's: CLIP never met the identifier."""
+        report, done, total = watch("measure"), 0, len(self.clips) * len(self.groups)
+        measures: Measures = {}
+        for name, clip in self.clips.items():
+            measures[name] = {}
+            for group in self.groups:
+                measures[name][group.name] = measure(
+                    group.images,
+                    self.subject.class_prompt,
+                    clip,
+                    self.backbone,
+                    clean=self.groups[0].images,
+                    members=self.members,
+                    concepts=self.concepts,
+                )
+                done += 1
+                report(done, total, {})
+        return measures
+
+    def maps(self, kinds: Sequence[str], notes: list[str], watch: Watch) -> list[Map]:
+        """The projections of each CLIP; one that needs more photos, or a package, is told in ``notes``."""
+        import numpy as np
+
+        report, made = watch("maps"), []
+        for index, (name, clip) in enumerate(self.clips.items()):
+            parts = {group.name: group.images for group in self.groups}
+            if self.members is not None:
+                parts[MEMBERS] = self.members
+            points = [embedded(images, clip).double().numpy() for images in parts.values()]
+            cuts = np.cumsum([len(part) for part in points])[:-1]
+            for kind in kinds:
+                try:
+                    placed = np.split(PROJECTIONS[kind](np.concatenate(points)), cuts)
+                except UserError as error:
+                    notes.append(f"{name}: {error}")
+                    continue
+                places = (tuple((float(x), float(y)) for x, y in each) for each in placed)
+                made.append(Map(clip=name, kind=kind, points=dict(zip(parts, places, strict=True))))
+            report(index + 1, len(self.clips), {})
+        return made
+
+
+def _check_names(config: AuditConfig, asked: Asked) -> None:
+    """Refuse unknown names before any work is spent."""
+    for chain in config.purifiers:
+        for choice in chain:
+            registry.load("purify", choice.name)
+    for name in asked.controls:
+        registry.load("protect", name)
+    for kind in asked.maps:
+        if kind not in PROJECTIONS:
+            raise unknown("map", kind, PROJECTIONS)
+
+
+def _backbone(suite: Suite, notes: list[str]) -> Backbone | None:
+    """The suite's backbone; where it is not on this machine, a CLIP alone can still look at the photos."""
+    try:
+        return suite.backbone
+    except UserError as error:
+        notes.append(f"Nothing is measured after the autoencoder, and no class is drawn: {error}")
+        return None
+
+
+def _members(
+    config: AuditConfig, asked: Asked, backbone: Backbone | None, size: int, watch: Watch, notes: list[str]
+) -> Tensor | None:
+    """Pictures of the class: photos that were given, or the class images that an audit draws."""
+    from redcloak.generate import Sampling, generate
+    from redcloak.images import load_images
+
+    if asked.members:
+        return load_images(asked.members, size)[0]
+    if backbone is None or config.class_images < 2:
+        notes.append("No distance to the class: give its photos by --class-photos, or set class_images to 2 or more.")
+        return None
+    sampling = Sampling(config.sampling_steps, config.guidance or load_suite(config.suite).spec.guidance)
+    prompts, count = [config.subject.words.class_prompt], config.class_images
+    return generate(backbone, prompts, count, 0, sampling, progress=watch("class images"))[0]
+
+
+def _few(count: int) -> list[str]:
+    """What so few photos cannot tell."""
+    if count == 1:
+        return ["One photo: its numbers are given, but no interval, and nothing that holds for another photo."]
+    return []
