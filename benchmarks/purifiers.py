@@ -13,6 +13,7 @@ import json
 import statistics
 from collections.abc import Sequence
 
+from purify import runs_on
 from redcloak import registry
 from redcloak.arms import Arm, Builder
 from redcloak.config import Choice
@@ -24,9 +25,9 @@ SOURCES = ("aspl", "advdm", "clean")
 METRIC = "identity_zero"
 
 
-def names_here() -> list[str]:
-    """Every purifier that runs on the small suite."""
-    return [name for name in registry.names("purify") if name != "none"]
+def names_here(suite: str) -> list[str]:
+    """Every purifier that runs with what this machine and the suite have."""
+    return [name for name in registry.names("purify") if name != "none" and runs_on(name, suite)]
 
 
 def arms_of(builder: Builder, purifiers: Sequence[str], sources: Sequence[str]) -> list[Arm]:
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="purifiers, or chains of them; by default all")
     parser.add_argument("--sources", nargs="*", default=list(SOURCES), help="protections, and clean")
     args = parser.parse_args()
-    purifiers = args.names or names_here()
+    purifiers = args.names or names_here(args.suite)
     configs = [config(photos, args, protection=Choice(name="none")) for photos in drawn(args)]
     done = sweep(configs, lambda builder: arms_of(builder, purifiers, args.sources), args.out, args.workers)
     report(done, purifiers, args.sources, args)
