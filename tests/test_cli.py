@@ -205,6 +205,18 @@ def test_a_killed_protection_goes_on(here: Path, suite, photos, capsys, monkeypa
     assert not [name for name in os.listdir(here) if name.startswith(".p")]
 
 
+def test_any_diffusers_folder_is_a_suite(here: Path, suite, photos, capsys):
+    for part in ("vae", "unet", "text_encoder", "tokenizer", "scheduler"):
+        shutil.copytree(Path(suite) / part, here / "mine" / part)
+    assert run("show", "mine") == 0
+    assert "mine (suite): a diffusers folder, 64 pixels" in capsys.readouterr().out
+    common = ["--suite", "mine", "--set", "class_images=0", "--set", "prior_weight=0", "--set", "steps=1"]
+    assert run("personalize", photos, *common, "--out", "model") == 0
+    assert run("show", "model") == 0  # what it makes is a suite again
+    assert run("purify", photos, "--with", "restore", "--suite", "mine", "--out", "p") == 2
+    assert "suite mine: it has no restorer" in capsys.readouterr().err
+
+
 def test_a_suite_draws_too(here: Path, suite):
     assert run("generate", suite, "-n", "1", "--steps", "2", "--seed", "3", "--out", "drawn") == 0
     assert len(list_images(here / "drawn")) == 2  # the two prompts of the configuration
@@ -301,6 +313,24 @@ def test_flags_override_the_file_and_set_overrides_both(photos):
     assert config.subject.class_noun == "dog"
 
 
+def test_a_protocol_is_told_and_so_is_what_was_changed(here: Path, suite, photos, capsys):
+    assert run(*small(suite, photos, "--config", "tiny", "--set", "metrics=[quality]")) == 0
+    report = json.loads(Path("out/report.json").read_text())
+    changed = "suite, purifiers, trainer, metrics, images_per_prompt, sampling_steps, class_images, seeds"
+    assert report["protocol"] == f"tiny, version 1; changed: {changed}"
+    assert f"<p>Protocol: {report['protocol']}.</p>" in Path("out/report.html").read_text()
+    assert yaml.safe_load(Path("out/audit.yaml").read_text())["protocol"] == "tiny@1"
+
+
+def test_a_file_goes_before_a_protocol_of_its_name(photos):
+    from redcloak.cli.options import configuration
+
+    assert configuration(Path("tiny"), [], photos=photos).guidance == 3.0
+    Path("tiny").write_text("{guidance: 9}")
+    mine = configuration(Path("tiny"), [], photos=photos)
+    assert (mine.guidance, mine.protocol) == (9, None)
+
+
 def test_purifiers_are_chains(suite, photos, capsys):
     options = ["--purifier", "jpeg;restore,upscale", "--purifier", "gaussian", "--plan", "--json"]
     assert run(*small(suite, photos, *options)) == 0
@@ -366,6 +396,13 @@ def bad(here: Path, suite, photos, tmp_path_factory) -> Path:
     (folder / "pickle" / "suite.yaml").unlink()
     weights = folder / "pickle" / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
+    for name in ("part", "hollow", "xl"):
+        shutil.copytree(suite, folder / name)
+        (folder / name / "suite.yaml").unlink()
+        (folder / name / "manifest.json").unlink()
+    shutil.rmtree(folder / "part" / "scheduler")
+    (folder / "hollow" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    (folder / "xl" / "text_encoder_2").mkdir()
     (folder / "model.ckpt").write_bytes(b"pickle")
     return folder
 
@@ -405,6 +442,26 @@ MISTAKES = {
     "a switch of decoupling": (
         "personalize {photos} --cdl --set decoupling.clas_suffix=false",
         "unknown setting 'decoupling.clas_suffix': did you mean 'class_suffix'?",
+    ),
+    "a prompt of nobody": ("audit {photos} --suite {suite} --set prompts=[a_photo]", "does not name the subject"),
+    "a noise token of nothing": (
+        "personalize {photos} --cdl --suite {suite} --set decoupling.noise_token=sks",
+        "holds the identifier 'sks'",
+    ),
+    "a noise token without end": (
+        "audit {photos} --suite {suite} --set decoupling.noise_token=" + "x" * 40,
+        "tokens and the text encoder reads 32: shorten it",
+    ),
+    "a model without a part": ("generate {bad}/part", "it has no scheduler/, so it is not a diffusers folder"),
+    "a model without weights": ("generate {bad}/hollow", "unet/ has no *.safetensors; copy the model again, whole"),
+    "an audit without weights": ("audit {photos} --suite {bad}/hollow", "unet/ has no *.safetensors"),
+    "two text encoders": ("generate {bad}/xl", "two text encoders, as Stable Diffusion XL has"),
+    "the large suite": ("protect {photos} --suite sdxl", "suite sdxl: it has two text encoders"),
+    "unknown protocol": ("audit {photos} --config papre", "unknown protocol 'papre': did you mean 'paper'?"),
+    "a protocol without weights": ("audit {photos} --config paper", "weights: give a safetensors file of CodeFormer"),
+    "a protocol of another time": (
+        "audit {photos} --suite {suite} --set protocol=paper@99",
+        "protocol = 'paper@99': this redcloak ships version 1",
     ),
     "no setting": ("purify {photos} --with jpeg --set quality", "write it as name=value"),
     "a setting that is not YAML": ("purify {photos} --with jpeg --set quality=[", "not YAML"),

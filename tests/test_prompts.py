@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
 
 from redcloak.api import Subject
-from redcloak.prompts import NONE, Decoupling
+from redcloak.errors import UserError
+from redcloak.prompts import NONE, Decoupling, check_words
+from redcloak.suite import Suite
 
 PERSON = Subject()
 PROMPT = "a smiling photo of sks person"
@@ -92,6 +95,38 @@ def test_the_words_can_be_chosen():
     assert policy.instance(dog) == "a photo of xyz dog, zzz grain"
     assert policy.prior(dog) == "a photo of dog, without zzz grain"
     assert policy.sampling("a dog") == "a dog, without zzz grain"
+
+
+class Letters:
+    """A tokenizer of known letters only, as small vocabularies are."""
+
+    unk_token, unk_token_id, model_max_length = "<unk>", 0, 60
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> SimpleNamespace:
+        known = "abcdefghijklmnopqrstuvwxyz"
+        return SimpleNamespace(input_ids=[known.index(c) + 1 if c in known else 0 for c in text if c not in " ,"])
+
+
+def test_words_that_a_tokenizer_cannot_say_are_refused():
+    check_words(Letters(), PERSON, Decoupling(), [PROMPT])
+    said = {
+        "decoupling.noise_token = '雑音': the tokenizer does not know it": (PERSON, Decoupling(noise_token="雑音"), []),
+        "subject.identifier = 'é': the tokenizer does not know it": (Subject("dog", "é"), Decoupling(), []),
+        "decoupling.noise_token = ',': the tokenizer does not know it": (PERSON, Decoupling(noise_token=","), []),
+        "holds the identifier 'sks'": (PERSON, Decoupling(noise_token="sks noise"), []),
+        "has 73 tokens and the text encoder reads 60": (PERSON, Decoupling(), ["x" * 51]),
+    }
+    for words, given in said.items():
+        with pytest.raises(UserError) as caught:
+            check_words(Letters(), *given)
+        assert words in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_small_suite_s_end_of_text_is_not_taken_for_unknown(suite: Suite):
+    """In CLIP's vocabulary the unknown token is the end of text, with which every prompt ends."""
+    assert suite.tokenizer.unk_token == suite.tokenizer.eos_token
+    check_words(suite.tokenizer, PERSON, Decoupling(quality_tags=True), [PROMPT])
 
 
 @pytest.mark.parametrize(

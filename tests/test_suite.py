@@ -159,7 +159,7 @@ def test_suites_by_name_and_by_folder(suite_folder: Path, tmp_path: Path):
     assert suites.load(str(suite_folder)).name == "small"
     with pytest.raises(UserError, match="unknown suite 'tyni': did you mean 'tiny'"):
         suites.load("tyni")
-    with pytest.raises(UserError, match=r"the folder has no suite\.yaml"):
+    with pytest.raises(UserError, match=r"the folder has no suite\.yaml and is no diffusers"):
         suites.load(str(tmp_path))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from redcloak import __version__, registry
+from redcloak import __version__, protocols, registry
 from redcloak.api import Budget, Kind, Score
 from redcloak.arms import PRIORS, Arm, Builder
 from redcloak.checks import Run, run_checks
@@ -22,6 +22,7 @@ from redcloak.execute import Event, run
 from redcloak.images import check_writable, list_images, read_image, to_tensor
 from redcloak.matrix import Graph, Node, Plan
 from redcloak.matrix import plan as plan_graph
+from redcloak.prompts import check_words
 from redcloak.report.build import ArmPictures, Drawn, build
 from redcloak.report.model import MethodUsed, Report, summarise
 from redcloak.report.table import Table, write_whole
@@ -58,9 +59,11 @@ class Audit:
         if config.already_protected:
             pair(Path(config.already_protected), Path(config.photos), suite.spec.resolution)
         _check_prompts(config)
+        protocols.changed(config)
         builder = Builder(config, suite, photos)
         arms = builder.arms()
         suite.check("backbone", *(slot for kind, choice in chosen(config) for slot in _needs(suite, kind, choice)))
+        check_words(suite.tokenizer, config.subject.words, config.decoupling, builder.prompts)
         check_writable(out)
         return cls(config, out, photos, suite, arms, builder.graph, Store(store or out / "store"))
 
@@ -154,6 +157,7 @@ class Audit:
             subject=self.photos.name,
             verdict=verdict(scores, arms),
             command=command(self.config, self.out),
+            protocol=protocols.told(self.config),
             config=self.config.model_dump(mode="json"),
             arms=arms,
             metrics=metrics,
@@ -246,5 +250,9 @@ def _check_prompts(config: AuditConfig) -> None:
             prompt.format(subject="x")
         except (KeyError, IndexError, ValueError):
             raise UserError(f"prompts: {prompt!r} is not a prompt; the only placeholder is {{subject}}.") from None
+        if config.subject.identifier not in prompt.format(subject=config.subject.words.name).split():
+            raise UserError(
+                f"prompts: {prompt!r} does not name the subject, so anybody would do; put {{subject}} in it."
+            )
     if len(set(config.seeds)) != len(config.seeds):
         raise UserError(f"seeds: {list(config.seeds)} names a seed twice.")

@@ -16,10 +16,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from redcloak.api import CPU, Machine, Policy
-from redcloak.errors import UserError
 from redcloak.memory import TYPES, Aside, placed
+from redcloak.parts import check_model
 from redcloak.rng import randint, randn
-from redcloak.suite import PARTS, PICKLES
 from redcloak.tiles import tiled
 from redcloak.vocabulary import restored
 
@@ -54,8 +53,7 @@ class Backbone:
         from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        for part in PARTS:
-            check_part(folder / part)
+        check_model(folder)
         place, dtype = torch.device(machine.device), TYPES[machine.precision]
         kinds = ((AutoencoderKL, "vae"), (UNet2DConditionModel, "unet"), (CLIPTextModel, "text_encoder"))
         with quietly():
@@ -271,18 +269,6 @@ def quietly() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def check_part(folder: Path) -> None:
-    """Refuse a part that is absent, or whose weights are a pickle."""
-    if not folder.is_dir():
-        raise UserError(f"model {folder.parent}: it has no {folder.name}/, so it is not a diffusers folder.")
-    pickles = [p.name for p in folder.iterdir() if p.suffix in PICKLES]
-    if pickles and not list(folder.glob("*.safetensors")):
-        raise UserError(
-            f"model {folder.parent}: {folder.name}/{pickles[0]} is a pickle, which can run code when it is read; "
-            "convert it to safetensors first."
-        )
 
 
 def _save_half(module: Any, folder: Path) -> None:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from redcloak.api import Machine
-from redcloak.backbone import check_part, quietly
+from redcloak.backbone import quietly
 from redcloak.errors import UserError
 from redcloak.memory import placed
+from redcloak.parts import check_part
 from redcloak.pixel import PixelDiffusion
 
 PARTS = ("unet", "scheduler", "text_encoder", "tokenizer")

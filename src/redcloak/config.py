@@ -153,7 +153,8 @@ class AuditConfig(Strict):
     already_protected: str | None = Field(
         None, description="the clean photos, where `photos` were protected by another tool"
     )
-    suite: str = Field("tiny", description="tiny, sd15, sd21, sdxl or a folder")
+    protocol: str | None = transport(None, description="the shipped protocol that the rest came from, NAME@VERSION")
+    suite: str = Field("tiny", description="tiny, sd15, sd21, or a folder: a suite's, or any diffusers model")
     subject: SubjectConfig = SubjectConfig()
     protection: MethodChoice = Choice(name="aspl")
     budget: float = Field(11.0, ge=1, le=64, description="L_inf radius in 8-bit steps (/255)")

@@ -134,8 +134,10 @@ def _weights(suite: Suite) -> tuple[str, str]:
     spec = suite.spec
     if "/" not in spec.backbone:
         return "its weights are missing", "reinstall redcloak"
-    for name in (spec.backbone, *spec.fallbacks):
-        if isinstance(try_to_load_from_cache(name, "unet/config.json", revision=spec.revision), str):
+    if spec.unsupported:
+        return spec.unsupported, ""
+    for name, revision in spec.sources:
+        if isinstance(try_to_load_from_cache(name, "unet/config.json", revision=revision), str):
             return f"{name} is in the local cache", ""
     return f"{spec.backbone} is not on this machine", "REDCLOAK_ONLINE=1 lets the first use download it"
 

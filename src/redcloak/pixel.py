@@ -19,10 +19,11 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import CPU, Context, Machine
-from redcloak.backbone import check_part, quietly
+from redcloak.backbone import quietly
 from redcloak.config import MethodConfig, transport
 from redcloak.errors import UserError
 from redcloak.memory import placed
+from redcloak.parts import check_part
 from redcloak.rng import randn
 
 CLEAN = -1

@@ -11,11 +11,13 @@ arXiv 2406.18944, section 4.3 and equation 6.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from redcloak.api import Subject
+from redcloak.errors import UserError
 
 NEGATIVE = {
     "paper": "noisy, abstract, pattern, low quality",
@@ -95,6 +97,34 @@ class Decoupling(BaseModel):
     def negative(self) -> str:
         """The negative prompt used in sampling; empty where it is switched off."""
         return NEGATIVE[self.variant] if self.negative_prompt else ""
+
+
+def check_words(tokenizer: Any, subject: Subject, decoupling: Decoupling, prompts: Sequence[str]) -> None:
+    """See that a tokenizer can say what training and sampling will ask of it; ``prompts`` name the subject in full.
+
+    Raises:
+        UserError: the identifier or the noise token is unknown to it or says the same as the other, or a prompt is
+            longer than the text encoder reads, so that its end (where the noise is denied) would be cut off.
+    """
+    named = {"subject.identifier": subject.identifier, "decoupling.noise_token": decoupling.noise_token}
+    for field, text in named.items():
+        tokens = tokenizer(text, add_special_tokens=False).input_ids
+        if not tokens or tokenizer.unk_token_id in tokens:
+            raise UserError(f"{field} = {text!r}: the tokenizer does not know it (token {tokenizer.unk_token!r}); "
+                            "choose other letters.")  # fmt: skip
+    if subject.identifier in decoupling.noise_token.split():
+        raise UserError(
+            f"decoupling.noise_token = {decoupling.noise_token!r} holds the identifier {subject.identifier!r}: then "
+            "nothing tells the noise from the subject; choose another."
+        )
+    asked = [decoupling.instance(subject), decoupling.prior(subject), decoupling.negative]
+    for prompt in (*asked, *map(decoupling.sampling, prompts)):
+        length = len(tokenizer(prompt).input_ids)
+        if length > tokenizer.model_max_length:
+            raise UserError(
+                f"prompt {prompt!r} has {length} tokens and the text encoder reads {tokenizer.model_max_length}: "
+                "shorten it."
+            )
 
 
 NONE = Decoupling(train_suffix=False, infer_suffix=False, negative_prompt=False)

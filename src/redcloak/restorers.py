@@ -23,7 +23,7 @@ from redcloak.align import restore_faces
 from redcloak.api import silent
 from redcloak.config import MethodConfig
 from redcloak.errors import UserError
-from redcloak.suite import PICKLES
+from redcloak.parts import PICKLES
 
 if TYPE_CHECKING:
     from redcloak.faces import FaceBackend

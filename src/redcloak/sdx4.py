@@ -103,7 +103,8 @@ def load(folder: Path, device: str) -> Any:
     Raises:
         UserError: the folder holds another pipeline, or pickles.
     """
-    from redcloak.backbone import check_part, quietly
+    from redcloak.backbone import quietly
+    from redcloak.parts import check_part
 
     for part in PARTS:
         check_part(folder / part)

@@ -23,12 +23,13 @@ from redcloak.errors import UserError, unknown
 from redcloak.images import Picture, check_writable, digest, linf_on_disk, list_images, save_images, to_tensor
 from redcloak.matrix import Node
 from redcloak.outputs import deliver, read_record, workspace
-from redcloak.prompts import NONE
+from redcloak.parts import PICKLES
+from redcloak.prompts import NONE, check_words
 from redcloak.report.model import Arm, ArmRow, summarise
 from redcloak.report.table import Row, Source, Table
 from redcloak.stages import run_stage
 from redcloak.subjects import Photos, load_subject
-from redcloak.suite import PICKLES, Suite
+from redcloak.suite import Suite
 from redcloak.suite import load as load_suite
 from redcloak.suite import names as suite_names
 
@@ -102,6 +103,7 @@ def personalize(
     decoupling = config.decoupling if cdl else NONE
     node = step.builder.personalize(step.builder.clean, decoupling, config.seeds[0], config.trainer.name)
     step.need("personalize", config.trainer)
+    check_words(step.suite.tokenizer, config.subject.words, decoupling, ())
     with workspace(out, "personalize", [config.photos], force=force) as space:
         step.give(step.builder.clean, step.train, space)
         deliver(step.make(node, space, watch) / "model", out, "personalize", step.facts(node))

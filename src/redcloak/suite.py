@@ -1,8 +1,9 @@
 """A suite is the set of models that one run uses: a backbone and what stands beside it.
 
 It is a folder with a ``suite.yaml`` (slots, resolution, defaults of methods that depend on size), and, where the
-weights lie in that folder, a ``manifest.json`` of SHA-256 sums that is checked before anything is loaded. Slots are
-loaded when first used and kept for the life of the process.
+weights lie in that folder, a ``manifest.json`` of SHA-256 sums that is checked before anything is loaded. Any other
+diffusers folder is a suite that has a backbone and nothing else. Slots are loaded when first used and kept for the life
+of the process.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from redcloak import light
 from redcloak.api import CPU, Machine
 from redcloak.config import Strict, read_yaml, validate
 from redcloak.errors import UserError, unknown
+from redcloak.parts import PARTS, check_model, resolution
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -30,9 +32,8 @@ if TYPE_CHECKING:
     from redcloak.pixel import PixelDiffusion
 
 SUITES = Path(__file__).parent / "suites"
-PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")  # the folders of a backbone
 SLOTS = ("backbone", "clip", "restorer", "upscaler", "quality", "pixel")
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")  # which can run code when they are read: refused everywhere
+HUB_FILES = ["*.json", "*.txt", "*/model.safetensors", "*/diffusion_pytorch_model.safetensors"]  # no variants
 PRECISE = {"backbone", "pixel"}  # the slots that compute in the machine's precision
 
 
@@ -45,7 +46,8 @@ class SuiteSpec(Strict):
     resolution: int = Field(ge=16, description="side of the pictures in pixels")
     backbone: str = Field(description="a diffusers folder inside the suite's folder, or a hub id")
     revision: str | None = Field(None, description="the hub revision")
-    fallbacks: tuple[str, ...] = Field((), description="other hub ids of the same weights")
+    fallbacks: tuple[str, ...] = Field((), description="other hub ids of the same weights, with @revision where fixed")
+    unsupported: str | None = Field(None, description="why this backbone cannot be used yet, and what to use instead")
     clip: str | None = None
     restorer: str | None = None
     upscaler: str | None = None
@@ -58,6 +60,12 @@ class SuiteSpec(Strict):
     defaults: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="method -> settings that replace the method's own defaults"
     )
+
+    @property
+    def sources(self) -> tuple[tuple[str, str | None], ...]:
+        """Hub ids of the backbone with their revisions, the first to be tried first."""
+        others = (name.partition("@") for name in self.fallbacks)
+        return ((self.backbone, self.revision), *((name, revision or None) for name, _, revision in others))
 
 
 class Enlarge(Protocol):
@@ -73,7 +81,10 @@ class Suite:
 
     def __init__(self, folder: Path, machine: Machine = CPU) -> None:
         self.folder, self.machine, self.device = folder, machine, machine.device
-        self.spec = validate(SuiteSpec, read_yaml(folder / "suite.yaml"), f"suite {folder.name}")
+        written = folder / "suite.yaml"
+        self.spec = (
+            validate(SuiteSpec, read_yaml(written), f"suite {folder.name}") if written.is_file() else _plain(folder)
+        )
 
     @property
     def name(self) -> str:
@@ -136,8 +147,8 @@ class Suite:
             UserError: one is not on this machine, damaged, or the suite has none.
         """
         for slot in slots:
-            if slot == "backbone" and not (self.folder / self.spec.backbone).is_dir():
-                _from_hub(self.spec)
+            if slot == "backbone":
+                self._backbone_folder()
             elif slot in SLOTS and not self._checked(slot).is_dir():
                 raise UserError(f"suite {self.name}: {slot} is missing ({self._checked(slot)}); add it to the folder.")
 
@@ -152,9 +163,23 @@ class Suite:
         """The latent-diffusion model that is protected against and personalized."""
         from redcloak.backbone import Backbone
 
-        if (self.folder / self.spec.backbone).is_dir():
-            return Backbone.load(self._checked("backbone"), self.machine)
-        return Backbone.load(_from_hub(self.spec), self.machine)
+        return Backbone.load(self._backbone_folder(), self.machine)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The backbone's tokenizer, without the backbone."""
+        from transformers import CLIPTokenizer
+
+        return CLIPTokenizer.from_pretrained(self._backbone_folder() / "tokenizer")
+
+    def _backbone_folder(self) -> Path:
+        """Where the backbone lies, every part of it there; from the hub where it is none of the suite's own."""
+        if self.spec.unsupported:
+            raise UserError(f"suite {self.name}: {self.spec.unsupported}.")
+        local = (self.folder / self.spec.backbone).is_dir()
+        folder = self._checked("backbone") if local else _from_hub(self.spec)
+        check_model(folder)
+        return folder
 
     @cached_property
     def restorer(self) -> Callable[[Tensor, float], Tensor]:
@@ -290,11 +315,10 @@ def _from_hub(spec: SuiteSpec) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     online = os.environ.get("REDCLOAK_ONLINE") == "1"
-    for name in (spec.backbone, *spec.fallbacks):
+    for name, revision in spec.sources:
         try:
-            patterns = ["*.json", "*.txt", "*.safetensors"]
             return Path(
-                snapshot_download(name, revision=spec.revision, allow_patterns=patterns, local_files_only=not online)
+                snapshot_download(name, revision=revision, allow_patterns=HUB_FILES, local_files_only=not online)
             )
         except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
             continue
@@ -304,6 +328,13 @@ def _from_hub(spec: SuiteSpec) -> Path:
     )
 
 
+def _plain(folder: Path) -> SuiteSpec:
+    """The suite that a bare diffusers folder is."""
+    check_model(folder)
+    name = folder.resolve().name
+    return SuiteSpec(name=name, title="a diffusers folder", resolution=resolution(folder), backbone=".")
+
+
 def names() -> list[str]:
     """The suites that come with redcloak."""
     return sorted(path.parent.name for path in SUITES.glob("*/suite.yaml"))
@@ -311,12 +342,12 @@ def names() -> list[str]:
 
 @lru_cache(maxsize=2)
 def load(name: str, machine: Machine = CPU) -> Suite:
-    """A suite by name, or from a folder that holds a ``suite.yaml``."""
+    """A suite by name, from a folder that holds a ``suite.yaml``, or from any diffusers folder."""
     if name in names():
         return Suite(SUITES / name, machine)
     folder = Path(name)
-    if (folder / "suite.yaml").is_file():
-        return Suite(folder, machine)
     if folder.is_dir():
-        raise UserError(f"suite {name}: the folder has no suite.yaml; see `redcloak show tiny` for an example.")
-    raise unknown("suite", name, names(), "Or give a folder with a suite.yaml.")
+        if not any((folder / sign).exists() for sign in ("suite.yaml", "model_index.json", "unet")):
+            raise UserError(f"suite {name}: the folder has no suite.yaml and is no diffusers folder; give one.")
+        return Suite(folder, machine)
+    raise unknown("suite", name, names(), "Or give a folder with a suite.yaml, or a diffusers folder.")

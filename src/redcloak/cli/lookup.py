@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from redcloak.registry import Entry
     from redcloak.suite import Suite
 
-SUITES = "suites"
+SUITES, PROTOCOLS = "suites", "protocols"
 
 
 def list_(
     kind: Annotated[
         str | None,
         typer.Argument(
-            metavar="[KIND]", help="protections, purifiers, trainers, metrics or suites.", show_default=False
+            metavar="[KIND]", help="protections, purifiers, trainers, metrics, suites or protocols.", show_default=False
         ),
     ] = None,
     json: options.Json = False,
@@ -45,15 +45,17 @@ def list_(
 def _kinds() -> list[str]:
     from redcloak.registry import KINDS
 
-    return [*(f"{word}s" for word in KINDS.values()), SUITES]
+    return [*(f"{word}s" for word in KINDS.values()), SUITES, PROTOCOLS]
 
 
 def _members(plural: str) -> dict[str, str]:
     """Name -> line of everything of one kind, without importing it."""
-    from redcloak import registry, suite
+    from redcloak import protocols, registry, suite
 
     if plural == SUITES:
         return {name: suite.load(name).spec.title for name in suite.names()}
+    if plural == PROTOCOLS:
+        return {name: protocols.read(name)["title"] for name in protocols.names()}
     for kind, word in registry.KINDS.items():
         if plural in (word, f"{word}s"):
             return {name: registry.summary(kind, name) for name in registry.names(kind)}
@@ -61,7 +63,7 @@ def _members(plural: str) -> dict[str, str]:
 
 
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A method or a suite.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A method, a suite or a protocol.", show_default=False)],
     suite: options.Suite = None,
     json: options.Json = False,
 ) -> None:
@@ -69,15 +71,19 @@ def show(
 
     Example: redcloak show codesr
     """
-    from redcloak import registry
+    from redcloak import protocols, registry
     from redcloak.config import AuditConfig
     from redcloak.suite import load, names
 
-    if name in names() or (Path(name) / "suite.yaml").is_file():
+    if name in names() or Path(name).is_dir():
         spec = load(name)
         typer.echo(document(spec.spec.model_dump(mode="json")) if json else _suite(spec))
         return
     kinds = [kind for kind in registry.KINDS if name in registry.names(kind)]
+    if not kinds and name in protocols.names():
+        protocol = protocols.read(name)
+        typer.echo(document(protocol) if json else (protocols.FOLDER / f"{name}.yaml").read_text("utf-8"), nl=json)
+        return
     if not kinds:
         known = {*names(), *(each for kind in registry.KINDS for each in registry.names(kind))}
         raise unknown("method or suite", name, known, "See `redcloak list`.")

@@ -19,12 +19,13 @@ PHOTOS = "A folder of photos of one subject, or drawn:N for the N-th person of t
 
 Photos = Annotated[str | None, typer.Argument(metavar="PHOTOS", help=PHOTOS, show_default=False)]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where to write.", show_default=False)]
-Suite = Annotated[str | None, typer.Option(metavar="NAME", help="tiny, sd15, sd21, or a folder with a suite.yaml.")]
+Suite = Annotated[str | None, typer.Option(metavar="NAME", help="tiny, sd15, sd21, or a folder, also of diffusers.")]
 Seed = Annotated[int | None, typer.Option(metavar="N", help="Of every random stream.")]
 Budget = Annotated[float | None, typer.Option(metavar="STEPS", help="L_inf in 8-bit steps (/255) of the saved PNG.")]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps.")]
 File = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="YAML, as an audit writes it; flags override it.")
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="YAML, as an audit writes it, or paper or tiny; flags override it."),
 ]
 Set = Annotated[
     list[str] | None,
@@ -48,9 +49,9 @@ def configuration(
 
     ``main`` is the field whose method takes the settings that name no method; ``asked`` what the photos are called.
     """
-    from redcloak.config import AuditConfig, read_yaml, validate
+    from redcloak.config import AuditConfig, validate
 
-    values = read_yaml(file) if file else {}
+    values = _written(file) if file else {}
     values |= {name: value for name, value in flags.items() if value is not None}
     config = validate(AuditConfig, {"photos": ""} | values, str(file or "the command line"))
     if not config.photos:
@@ -61,6 +62,15 @@ def configuration(
 
         check_device(config.device)
     return config
+
+
+def _written(file: Path) -> dict[str, Any]:
+    """The values of a YAML file, or of a shipped protocol where a bare name is no file here."""
+    from redcloak import protocols
+    from redcloak.config import read_yaml
+
+    bare = not file.suffix and file.parent == Path() and not file.exists()
+    return protocols.settings(file.name) if bare else read_yaml(file)
 
 
 def _with_settings(config: AuditConfig, pairs: list[str], main: str | None) -> AuditConfig:

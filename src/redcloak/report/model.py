@@ -124,6 +124,7 @@ class Report(Strict):
     subject: str
     verdict: Verdict
     command: str = Field("", description="what to run to make this report again")
+    protocol: str = Field("", description="the shipped protocol it follows, and what was changed of it")
     config: dict[str, Any]
     arms: tuple[Arm, ...] = Field(min_length=1)
     metrics: dict[str, Score]

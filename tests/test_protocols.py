@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+
+from redcloak import protocols, registry
+from redcloak.config import AuditConfig
+from redcloak.errors import UserError
+from redcloak.suite import load
+
+
+def configured(name: str, **more: object) -> AuditConfig:
+    return AuditConfig(**({"photos": "drawn:0"} | protocols.settings(name) | more))
+
+
+@pytest.mark.parametrize("name", protocols.names())
+def test_every_setting_of_a_protocol_is_one(name: str):
+    config = configured(name)
+    assert protocols.changed(config) == ()
+    assert protocols.told(config) == f"{name}, version {protocols.read(name)['version']}"
+    suite = load(config.suite)
+    choices = [("personalize", config.trainer), *(("purify", one) for chain in config.purifiers for one in chain)]
+    for kind, choice in [*choices, *(("purify", one) for one in config.red_team)]:
+        assert registry.load(kind, choice.name).configure(**suite.settings(choice.name, choice.settings))
+    for metric in config.metrics:
+        assert metric in registry.names("metrics")
+
+
+def test_the_paper_s_numbers():
+    """As the released scripts and the appendix have them; see the file for where each is from."""
+    paper = configured("paper")
+    trainer = registry.load("personalize", paper.trainer.name).configure(**paper.trainer.settings)
+    assert (trainer.steps, trainer.lr, trainer.batch, trainer.prior_weight) == (1000, 5e-7, 1, 1.0)
+    assert (paper.class_images, paper.sampling_steps, paper.guidance, paper.images_per_prompt) == (200, 100, 7.5, 16)
+    assert (paper.suite, paper.budget, paper.precision) == ("sd21", 11, "bf16")
+    assert paper.decoupling.instance(paper.subject.words) == "a photo of sks person, bhj noisy pattern"
+    assert [choice.name for choice in paper.red_team] == ["codeformer", "sd_x4"]
+
+
+def test_the_small_protocol_is_what_an_audit_does_anyway():
+    """Its file says what the defaults are, so that a change of one is a change of version."""
+    tiny, plain = configured("tiny"), AuditConfig(photos="drawn:0")
+    suite = load("tiny")
+    for field in set(AuditConfig.model_fields) - {"protocol", "trainer", "red_team", "guidance"}:
+        assert getattr(tiny, field) == getattr(plain, field), field
+    assert tiny.guidance == suite.spec.guidance
+    for kind, one, other in (
+        ("personalize", tiny.trainer, plain.trainer),
+        ("purify", tiny.red_team[0], plain.red_team[0]),
+    ):
+        entry = registry.load(kind, one.name)
+        made = [entry.configure(**suite.settings(choice.name, choice.settings)) for choice in (one, other)]
+        assert made[0] == made[1]
+
+
+def test_what_departs_from_a_protocol_is_named():
+    assert protocols.told(configured("tiny", seeds=[7], guidance=2)) == "tiny, version 1; changed: guidance, seeds"
+    free = configured("tiny", photos="x", protection="mist", device="cuda", workers=5)
+    assert protocols.changed(free) == ()
+
+
+def test_without_a_protocol_nothing_is_said():
+    assert protocols.told(AuditConfig(photos="x")) == ""
+
+
+def test_a_version_that_is_not_ours_is_refused():
+    for wrong in ("paper@2", "paper"):
+        with pytest.raises(UserError, match="this redcloak ships version 1"):
+            protocols.changed(configured("paper", protocol=wrong))
+    with pytest.raises(UserError, match="unknown protocol 'papers': did you mean 'paper'"):
+        protocols.read("papers")
