@@ -21,7 +21,9 @@ from redcloak import light
 from redcloak.api import CPU, Machine
 from redcloak.config import Strict, read_yaml, validate
 from redcloak.errors import UserError, unknown
-from redcloak.parts import PARTS, check_model, resolution
+from redcloak.parts import PARTS as PARTS
+from redcloak.parts import PICKLES as PICKLES
+from redcloak.parts import check_model, resolution
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
