@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from redcloak import checkpoint
 from redcloak.api import Context
 from redcloak.checkpoint import FileCheckpoint
-from redcloak.registry import load
-from redcloak.rng import generators
+from redcloak.registry import load, names
+from redcloak.rng import generator, generators
 
 SHORT = {
     "advdm": {"steps": 5, "step_size": 3.0},
@@ -28,12 +29,12 @@ class Killed(Exception):
 
 
 def test_a_state_comes_back_and_a_damaged_one_is_none(tmp_path: Path):
-    checkpoint = FileCheckpoint(tmp_path / "a", seconds=0)
-    assert checkpoint.load() == {}
-    checkpoint.save(lambda: {"x": torch.arange(3)})
+    kept = FileCheckpoint(tmp_path / "a", seconds=0)
+    assert kept.load() == {}
+    kept.save(lambda: {"x": torch.arange(3)})
     assert FileCheckpoint(tmp_path / "a").load()["x"].tolist() == [0, 1, 2]
     (tmp_path / "a" / "state.safetensors").write_bytes(b"nonsense")
-    assert checkpoint.load() == {}
+    assert kept.load() == {}
 
 
 def test_a_state_is_not_asked_for_before_its_time(tmp_path: Path):
@@ -69,3 +70,37 @@ def test_a_protection_that_was_killed_ends_as_if_it_had_not_been(
             run(limit)
     assert FileCheckpoint(tmp_path).load(), "something was kept"
     assert torch.equal(run(10**6), whole)
+
+
+@pytest.mark.parametrize("name", names("personalize"))
+def test_a_training_that_was_killed_ends_as_if_it_had_not_been(
+    name: str, photos: Tensor, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(checkpoint, "COST", 0)
+    entry, backbone = load("personalize", name), context.suite.backbone
+    config = entry.configure(steps=6, lr=1e-3, batch=2, report_every=1)
+    losses: list[float] = []
+
+    def run(limit: int, kept: Path | None) -> dict[str, Tensor]:
+        def follow(done: int, total: int, values: dict[str, float]) -> None:
+            losses.append(values["loss"])
+            if done == limit:
+                raise Killed
+
+        state = FileCheckpoint(kept, seconds=0) if kept else context.checkpoint
+        with backbone.borrowed(config.changes(backbone)):
+            lent = replace(context, progress=follow, checkpoint=state)
+            entry.function(photos, config, lent, generator(0, name))
+            parts = (backbone.unet, backbone.text_encoder)
+            return {key: value.clone() for part in parts for key, value in part.state_dict().items()}
+
+    whole, undisturbed = run(0, None), losses.copy()
+    losses.clear()
+    for limit in (3, 5):
+        with pytest.raises(Killed):
+            run(limit, tmp_path)
+    again = run(0, tmp_path)
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(value, again[key]) for key, value in whole.items())
+    assert losses[-2:] == undisturbed[-2:], "the running loss goes on too"
+    assert losses[:3] == undisturbed[:3]

@@ -217,6 +217,39 @@ def test_any_diffusers_folder_is_a_suite(here: Path, suite, photos, capsys):
     assert "suite mine: it has no restorer" in capsys.readouterr().err
 
 
+def test_a_killed_training_goes_on(here: Path, suite, photos, capsys, monkeypatch):
+    """As with a protection: nothing is dropped by mistake, and --resume ends as if unharmed."""
+    from redcloak import checkpoint
+    from redcloak.training import FineTune
+
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "COST", 0)
+    trainer = ("personalize", photos, "--set", "steps=5", "--set", "class_images=2", "--suite", suite)
+    assert run(*trainer, "--out", "whole") == 0
+    step, taken = FineTune.step, []
+
+    def killed(*arguments, **more):
+        if len(taken) == 3:
+            raise KeyboardInterrupt
+        taken.append(1)
+        return step(*arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FineTune, "step", killed)
+        assert run(*trainer, "--out", "m") == 130
+    capsys.readouterr()
+    assert run(*trainer, "--out", "m") == 2
+    assert "--resume goes on, --force begins anew" in capsys.readouterr().err
+    taken.clear()
+    monkeypatch.setattr(FineTune, "step", lambda *a, **more: taken.append(1) or step(*a, **more))
+    assert run(*trainer, "--out", "m", "--resume") == 0
+    assert len(taken) == 2
+    for part in ("unet/diffusion_pytorch_model", "text_encoder/model"):
+        whole, again = (Path(folder, f"{part}.safetensors").read_bytes() for folder in ("whole", "m"))
+        assert whole == again
+    assert not [name for name in os.listdir(here) if name.startswith(".m")]
+
+
 def test_a_suite_draws_too(here: Path, suite):
     assert run("generate", suite, "-n", "1", "--steps", "2", "--seed", "3", "--out", "drawn") == 0
     assert len(list_images(here / "drawn")) == 2  # the two prompts of the configuration
@@ -422,6 +455,10 @@ MISTAKES = {
     "unknown protection": ("audit {photos} --protection asppl --suite {suite}", "did you mean 'aspl' or 'easpl'?"),
     "unknown purifier": ("purify {photos} --with jpg", "unknown purifier 'jpg': did you mean 'jpeg'?"),
     "unknown trainer": ("personalize {photos} --with dreamboth", "did you mean 'dreambooth'?"),
+    "an instance prompt of nobody": (
+        "personalize {photos} --suite {suite} --set templates=['a_person']",
+        "'a_person' does not name the subject; write {subject} where its words go.",
+    ),
     "unknown metric": ("score {photos} --reference {photos} --metric idenity", "did you mean 'identity'"),
     "unknown verb": ("adit {photos}", "No such command 'adit'"),
     "unknown option": ("audit {photos} --bugdet 3", "--bugdet"),

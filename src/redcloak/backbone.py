@@ -218,14 +218,16 @@ class Backbone:
         return [parameter for module in modules for parameter in module.parameters()]
 
     @contextmanager
-    def borrowed(self, *, text_encoder: bool = True) -> Iterator[list[nn.Parameter]]:
-        """Lend the trainable parameters; on leaving, their values are put back in place and frozen again.
+    def borrowed(
+        self, parameters: Sequence[nn.Parameter] | None = None, *, text_encoder: bool = True
+    ) -> Iterator[list[nn.Parameter]]:
+        """Lend the trainable parameters, or those named; on leaving, their values are put back in place and frozen.
 
         Only the parameters that train are copied, and no module is: a surrogate is this very model, for a while.
         They are float32 meanwhile: half precision would swallow the steps of a small learning rate. Words that were
         added meanwhile (:func:`redcloak.vocabulary.add_words`) are taken away.
         """
-        parameters = self.trainable(text_encoder=text_encoder)
+        parameters = self.trainable(text_encoder=text_encoder) if parameters is None else list(parameters)
         kept = Aside(parameters, self.memory)
         _to(parameters, torch.float32)
         try:

@@ -124,15 +124,22 @@ def purify(config: Settings, inputs: Folders, out: Path, transport: Settings, re
 
 
 def personalize(config: Settings, inputs: Folders, out: Path, transport: Settings, report: Progress) -> dict[str, Any]:
-    """Fine-tune the suite's backbone on the photos and save it as a diffusers folder."""
+    """Fine-tune the suite's backbone on the photos and save it as a diffusers folder.
+
+    It keeps its state in the folder ``transport["partial"]`` and goes on from there after a kill.
+    """
+    from redcloak.checkpoint import FileCheckpoint
     from redcloak.rng import generator
 
     entry, settings = _method("personalize", config["method"])
     images, _ = load_images(inputs["photos"] / "images")
     notes, follow = _recorded(report)
     context = _context(config, inputs, transport, follow)
+    if "partial" in transport:
+        context = replace(context, checkpoint=FileCheckpoint(Path(transport["partial"])))
     backbone = context.suite.backbone
-    with backbone.borrowed():
+    # A trainer whose configuration says what it changes is lent no more than that.
+    with backbone.borrowed(settings.changes(backbone) if hasattr(settings, "changes") else None):
         entry.function(images, settings, context, generator(int(config["seed"]), entry.name))
         backbone.save(out / "model")
     return notes

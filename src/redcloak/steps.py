@@ -92,21 +92,34 @@ def purify(config: AuditConfig, out: Path, *, watch: Watch = unwatched, force: b
 
 
 def personalize(
-    config: AuditConfig, out: Path, *, cdl: bool = False, watch: Watch = unwatched, force: bool = False
+    config: AuditConfig,
+    out: Path,
+    *,
+    cdl: bool = False,
+    watch: Watch = unwatched,
+    force: bool = False,
+    resume: bool = False,
 ) -> None:
     """Fine-tune the suite's backbone on the photos and write a diffusers folder; class images are made first.
 
+    The state of the training lies in ``.OUT.partial`` until it is done; ``resume`` goes on from there.
+
     Raises:
-        UserError: whatever is wrong with the photos, the settings or the output folder.
+        UserError: whatever is wrong with the photos, the settings or the output folder; or a run of the same command
+            was killed, and neither ``resume`` nor ``force`` is given.
     """
     step = _Step(config, minimum=2)
     decoupling = config.decoupling if cdl else NONE
     node = step.builder.personalize(step.builder.clean, decoupling, config.seeds[0], config.trainer.name)
     step.need("personalize", config.trainer)
     check_words(step.suite.tokenizer, config.subject.words, decoupling, ())
+    step.partial = out.parent / f".{out.name}.partial"
+    if not resume:
+        _begin_anew(step.partial / node.key[:16], force)
     with workspace(out, "personalize", [config.photos], force=force) as space:
         step.give(step.builder.clean, step.train, space)
         deliver(step.make(node, space, watch) / "model", out, "personalize", step.facts(node))
+    shutil.rmtree(step.partial, ignore_errors=True)
 
 
 def generate(

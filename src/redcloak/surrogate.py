@@ -131,23 +131,11 @@ class Surrogate:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs, as flat tensors: the live ones, to be read at once."""
-        found = {f"parameter.{index}": value.detach() for index, value in enumerate(self.parameters)}
-        slots = self.tuning.optimizer.state_dict()["state"]
-        found |= {f"optimizer.{index}.{name}": value for index, slot in slots.items() for name, value in slot.items()}
-        return found | {"stream": self.stream.get_state()}
+        return self.tuning.state(self.stream)
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take up what :meth:`state` gave."""
-        with torch.no_grad():
-            for index, parameter in enumerate(self.parameters):
-                parameter.copy_(state[f"parameter.{index}"])
-        self.stream.set_state(state["stream"])
-        optimizer = self.tuning.optimizer.state_dict()
-        for name, value in state.items():
-            if name.startswith("optimizer."):
-                _, number, slot = name.split(".")
-                optimizer["state"].setdefault(int(number), {})[slot] = value
-        self.tuning.optimizer.load_state_dict(optimizer)
+        self.tuning.load(state, self.stream)
 
 
 def stream_of(generators: Sequence[Generator], *labels: object) -> Generator:

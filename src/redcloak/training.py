@@ -6,15 +6,22 @@ optimizer lives as long as its :class:`FineTune`, so that a surrogate trained in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
 from redcloak.backbone import Backbone, freeze
 from redcloak.memory import LOSS_SCALE, Aside, must_park
+from redcloak.vocabulary import new_words, rows
+
+OptimizerName = Literal["adamw"]
+KINDS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {"adamw": partial(torch.optim.AdamW, fused=True)}
 
 
 @dataclass(frozen=True)
@@ -35,9 +42,12 @@ class Latents:
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         """``count`` latents: pictures in a random order without repeats as far as they last, each sampled."""
+        return self.take(self.order(count, generator), generator)
+
+    def order(self, count: int, generator: Generator) -> Tensor:
+        """The indices of ``count`` pictures in a random order without repeats as far as they last."""
         total = len(self.mean)
-        order = torch.cat([torch.randperm(total, generator=generator) for _ in range(-(-count // total))])[:count]
-        return self.take(order, generator)
+        return torch.cat([torch.randperm(total, generator=generator) for _ in range(-(-count // total))])[:count]
 
     def take(self, index: Tensor, generator: Generator) -> Tensor:
         """The latents of the pictures ``index``, each sampled."""
@@ -59,6 +69,9 @@ class FineTune:
 
         L = E |eps_theta(z_t, t, c_instance) - eps|^2  +  w E |eps_theta(z'_t, t, c_class) - eps|^2
 
+    By default the UNet trains, and the text encoder where asked; ``parameters`` names others. Words that were added to
+    the backbone train with them, at ``word_lr``. A prompt whose embedding cannot change is embedded once for all.
+
     Cite: Ruiz et al., "DreamBooth: Fine Tuning Text-to-Image Diffusion Models", CVPR 2023, equation 2.
     """
 
@@ -72,17 +85,26 @@ class FineTune:
         batch: int = 1,
         text_encoder: bool = True,
         clip: float = 1.0,
+        parameters: Sequence[nn.Parameter] | None = None,
+        word_lr: float | None = None,
+        optimizer: OptimizerName = "adamw",
     ) -> None:
-        self.backbone, self.prior, self.batch, self.clip = backbone, prior, batch, clip
-        self.prompts = [prompt, *([prior.prompt] if prior else [])]
-        self.text_encoder = text_encoder
-        self.parameters = backbone.trainable(text_encoder=text_encoder)
-        self.optimizer = self._optimizer(lr)
-        with torch.no_grad():
-            self.embedding = None if text_encoder else self._embed()
+        self.backbone, self.prior, self.batch, self.clip, self.prompt = backbone, prior, batch, clip, prompt
+        self.words = rows(backbone)
+        chosen = backbone.trainable(text_encoder=text_encoder) if parameters is None else parameters
+        new = {id(row) for row in self.words}
+        self.weights = [parameter for parameter in chosen if id(parameter) not in new]
+        self.parameters = [*self.weights, *self.words]
+        self.rates, self.kind = (lr, lr if word_lr is None else word_lr), optimizer
+        self.optimizer = self._optimizer()
+        ours = {id(parameter) for parameter in self.weights}
+        self.speaking = any(id(parameter) in ours for parameter in backbone.text_encoder.parameters())
+        self.known: dict[str, Tensor] = {}
 
-    def _optimizer(self, lr: float) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters, lr, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8, fused=True)
+    def _optimizer(self) -> torch.optim.Optimizer:
+        pairs = zip((self.weights, self.words), self.rates, strict=True)
+        groups = [{"params": part, "lr": lr} for part, lr in pairs if part]
+        return KINDS[self.kind](groups, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8)
 
     @contextmanager
     def idle(self) -> Iterator[None]:
@@ -105,13 +127,20 @@ class FineTune:
 
     def forget(self) -> None:
         """Start the optimizer anew, as peers' code does between the turns of a surrogate."""
-        self.optimizer = self._optimizer(self.optimizer.param_groups[0]["lr"])
+        self.optimizer = self._optimizer()
 
-    def step(self, latents: Tensor, generator: Generator, classes: Tensor | None = None) -> float:
+    def step(
+        self,
+        latents: Tensor,
+        generator: Generator,
+        classes: Tensor | None = None,
+        prompts: Sequence[str] | None = None,
+    ) -> float:
         """One optimizer step on instance latents ``(batch, C, h, w)``; returns the loss before it.
 
-        ``classes``: which class pictures go along; by default random ones.
+        ``classes``: which class pictures go along; by default random ones. ``prompts``: those of the instance pictures.
         """
+        words = [*(prompts or [self.prompt] * self.batch), *([self.prior.prompt] * self.batch if self.prior else [])]
         if self.prior:
             known = self.prior.latents
             beside = known.draw(self.batch, generator) if classes is None else known.take(classes, generator)
@@ -120,17 +149,25 @@ class FineTune:
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         times = times.to(latents.device)
         noisy, target = self.backbone.noised(latents, noise, times)
-        condition = self._embed() if self.embedding is None else self.embedding
-        errors = (self.backbone.unet(noisy, times, condition).sample - target).pow(2).mean((1, 2, 3))
+        errors = (self.backbone.unet(noisy, times, self._embed(words)).sample - target).pow(2).mean((1, 2, 3))
         loss = errors[: self.batch].mean()
         if self.prior:
             loss = loss + self.prior.weight * errors[self.batch :].mean()
         self._descend(loss)
         return float(loss.detach())
 
-    def _embed(self) -> Tensor:
-        """The prompt of each row; each prompt goes through the text encoder once."""
-        return self.backbone.embed(self.prompts).repeat_interleave(self.batch, 0)
+    def _embed(self, prompts: Sequence[str]) -> Tensor:
+        """The prompt of each row; each goes through the text encoder once, and where that stays as it is, once ever."""
+        told = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.known]
+        lasting = [prompt for prompt in told if not self.speaking and not new_words(self.backbone, prompt)]
+        if lasting:
+            with torch.no_grad():
+                self.known |= self._table(lasting)
+        table = self.known | self._table([prompt for prompt in told if prompt not in self.known])
+        return torch.cat([table[prompt].expand(len(list(run)), -1, -1) for prompt, run in groupby(prompts)])
+
+    def _table(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        return dict(zip(prompts, torch.split(self.backbone.embed(prompts), 1), strict=True)) if prompts else {}
 
     def _descend(self, loss: Tensor) -> None:
         scale = LOSS_SCALE if self.backbone.dtype == torch.float16 else 1.0
@@ -148,6 +185,26 @@ class FineTune:
         with trainable(self.parameters):
             losses = [self.step(latents.draw(self.batch, generator), generator) for _ in range(steps)]
         return sum(losses) / max(1, len(losses))
+
+    def state(self, stream: Generator) -> dict[str, Tensor]:
+        """Everything that a resumed run needs, as flat tensors: the live ones, to be read at once."""
+        found = {f"parameter.{index}": value.detach() for index, value in enumerate(self.parameters)}
+        slots = self.optimizer.state_dict()["state"]
+        found |= {f"optimizer.{index}.{name}": value for index, slot in slots.items() for name, value in slot.items()}
+        return found | {"stream": stream.get_state()}
+
+    def load(self, state: Mapping[str, Tensor], stream: Generator) -> None:
+        """Take up what :meth:`state` gave."""
+        with torch.no_grad():
+            for index, parameter in enumerate(self.parameters):
+                parameter.copy_(state[f"parameter.{index}"])
+        stream.set_state(state["stream"])
+        optimizer = self.optimizer.state_dict()
+        for name, value in state.items():
+            if name.startswith("optimizer."):
+                _, number, slot = name.split(".")
+                optimizer["state"].setdefault(int(number), {})[slot] = value
+        self.optimizer.load_state_dict(optimizer)
 
 
 @contextmanager

@@ -117,6 +117,16 @@ def new_words(backbone: Backbone, prompt: str) -> bool:
     return isinstance(first, Words) and max(backbone.tokenizer(prompt).input_ids) >= first.start
 
 
+def rows(backbone: Backbone) -> list[nn.Parameter]:
+    """The embeddings of all words that were added so far, a parameter for each call, the first call's first."""
+    found: list[nn.Parameter] = []
+    module = backbone.text_encoder.get_input_embeddings()
+    while isinstance(module, Words):
+        found[:0] = module.added.parameters()
+        module = module.old
+    return found
+
+
 @contextmanager
 def restored(backbone: Backbone) -> Iterator[None]:
     """Take the words away, which were added in the block, when it ends: tokenizer, embedding and configuration."""

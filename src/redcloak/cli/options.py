@@ -35,6 +35,7 @@ Set = Annotated[
         help="A setting of the method or of the run; METHOD.NAME=VALUE of another method. Repeatable.",
     ),
 ]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where a run of the same command was killed.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Force = Annotated[bool, typer.Option("--force", help="Write into a folder that something else has filled.")]
 Cdl = Annotated[bool, typer.Option("--cdl", help="With contrastive decoupling learning.")]

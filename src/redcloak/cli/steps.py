@@ -28,7 +28,7 @@ def protect(
     device: options.Device = None,
     json: options.Json = False,
     force: options.Force = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run of the same command was killed.")] = False,
+    resume: options.Resume = False,
 ) -> None:
     """Add a protective perturbation to photos and measure it on the saved PNG files.
 
@@ -92,8 +92,12 @@ def personalize(
     device: options.Device = None,
     json: options.Json = False,
     force: options.Force = False,
+    resume: options.Resume = False,
 ) -> None:
     """Fine-tune the suite's model on photos of one subject: a diffusers folder.
+
+    The training keeps its state beside the output folder, at most once a minute; --resume takes it up, with the same
+    result as if nothing had happened.
 
     Example: redcloak personalize purified --cdl --set steps=200 --out model
     """
@@ -104,7 +108,7 @@ def personalize(
     from redcloak.cli.progress import Screen
 
     with Screen() as screen:
-        steps.personalize(chosen, out, cdl=cdl, watch=screen.watch, force=force)
+        steps.personalize(chosen, out, cdl=cdl, watch=screen.watch, force=force, resume=resume)
     _say(json, {"out": str(out), "prompt": chosen.subject.words.instance_prompt}, "", out)
 
 

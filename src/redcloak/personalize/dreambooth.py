@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pydantic import Field
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from redcloak.api import Context, Method
-from redcloak.config import MethodConfig, transport
-from redcloak.errors import UserError
-from redcloak.prompts import NONE
-from redcloak.training import FineTune, Latents, Prior, trainable
+from redcloak.backbone import Backbone
+from redcloak.fitting import PriorConfig, fit
 
 METHOD = Method(
     title="DreamBooth (full fine-tune)",
@@ -19,16 +17,14 @@ METHOD = Method(
 )
 
 
-class Config(MethodConfig):
+class Config(PriorConfig):
     """The optimizer's budget. The defaults are the paper's protocol for Stable Diffusion 2.1 at 512 pixels."""
 
-    steps: int = Field(1000, ge=1, description="optimizer steps")
-    lr: float = Field(5e-7, gt=0, description="AdamW learning rate, constant")
-    batch: int = Field(1, ge=1, description="instance pictures a step; as many class pictures beside them")
-    prior_weight: float = Field(1.0, ge=0, description="weight of the class pictures' loss; 0 switches them off")
     text_encoder: bool = Field(True, description="train the text encoder too")
-    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    report_every: int = transport(10, ge=1, description="steps between two progress reports")
+
+    def changes(self, backbone: Backbone) -> list[nn.Parameter]:
+        """The UNet, and the text encoder where it trains."""
+        return backbone.trainable(text_encoder=self.text_encoder)
 
 
 def dreambooth(images: Tensor, config: Config, context: Context, generator: Generator) -> None:
@@ -41,26 +37,4 @@ def dreambooth(images: Tensor, config: Config, context: Context, generator: Gene
 
     Cite: Ruiz et al., CVPR 2023, equation 2; Liu et al., arXiv 2406.18944, algorithm 1. License: Apache-2.0.
     """
-    backbone, prompts = context.suite.backbone, context.decoupling or NONE
-    prior = None
-    if config.prior_weight > 0:
-        if context.class_images is None or not len(context.class_images):
-            raise UserError("dreambooth: prior_weight > 0 needs class images; set class_images > 0 or prior_weight=0.")
-        latents = Latents.of(backbone, context.class_images)
-        prior = Prior(latents, prompts.prior(context.subject), config.prior_weight)
-    tuning = FineTune(
-        backbone,
-        prompts.instance(context.subject),
-        lr=config.lr,
-        prior=prior,
-        batch=config.batch,
-        text_encoder=config.text_encoder,
-        clip=config.clip,
-    )
-    instance, recent = Latents.of(backbone, images), 0.0
-    with trainable(tuning.parameters):
-        for step in range(1, config.steps + 1):
-            loss = tuning.step(instance.draw(config.batch, generator), generator)
-            recent = loss if step == 1 else 0.9 * recent + 0.1 * loss
-            if step % config.report_every == 0 or step == config.steps:
-                context.progress(step, config.steps, {"loss": recent})
+    fit(images, config, context, generator)

@@ -1,0 +1,139 @@
+"""The loop that every trainer shares: steps, progress, a running loss, and a state that a killed run goes on from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field, field_validator
+
+from redcloak.config import MethodConfig, transport
+from redcloak.errors import UserError
+from redcloak.prompts import NONE
+from redcloak.training import FineTune, Latents, OptimizerName, Prior, trainable
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, nn
+
+    from redcloak.api import Context
+    from redcloak.backbone import Backbone
+
+MEMORY = 0.9  # of the running loss: it looks back some ten steps
+SUBJECT = "{subject}"
+
+
+class TrainerConfig(MethodConfig):
+    """Base of every trainer's configuration: the optimizer's budget, and what the photos are called."""
+
+    steps: int = Field(1000, ge=1, description="optimizer steps")
+    lr: float = Field(5e-7, gt=0, description="learning rate, constant")
+    batch: int = Field(1, ge=1, description="instance pictures a step; as many class pictures beside them")
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    optimizer: OptimizerName = Field("adamw", description="AdamW, weight decay 0.01")
+    word_lr: float = Field(5e-4, gt=0, description="learning rate of new words' embeddings, where there are any")
+    templates: tuple[str, ...] = Field(
+        ("a photo of {subject}",),
+        min_length=1,
+        description="instance prompts, one at random for each picture; {subject} becomes e.g. 'sks person'",
+    )
+    report_every: int = transport(10, ge=1, description="steps between two progress reports")
+
+    @field_validator("templates")
+    @classmethod
+    def _name_the_subject(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            if SUBJECT not in template:
+                raise ValueError(f"{template!r} does not name the subject; write {SUBJECT} where its words go")
+        return templates
+
+    def changes(self, backbone: Backbone) -> list[nn.Parameter]:
+        """The parameters whose values training changes: what a loan of the backbone has to put back."""
+        return backbone.trainable()
+
+
+class PriorConfig(TrainerConfig):
+    """With prior preservation: pictures of the class, drawn by the model itself, beside those of the subject."""
+
+    prior_weight: float = Field(1.0, ge=0, description="weight of the class pictures' loss; 0 switches them off")
+
+
+def fit(
+    images: Tensor,
+    config: TrainerConfig,
+    context: Context,
+    generator: Generator,
+    parameters: Sequence[nn.Parameter] | None = None,
+) -> None:
+    """Train ``parameters`` of ``context.suite.backbone``, and its new words, on instance images ``(N, 3, H, W)``.
+
+    The loss is that of :class:`FineTune`; by default the parameters are those that the configuration ``changes``. Goes
+    on from ``context.checkpoint``, with the same result as if it had never stopped. Random, from ``generator``: the
+    order of the pictures, their templates, posteriors, steps and noise.
+
+    Raises:
+        UserError: prior preservation is on, and there are no class images.
+    """
+    backbone = context.suite.backbone
+    prompts = instance_prompts(config, context)
+    tuning = FineTune(
+        backbone,
+        prompts[0],
+        lr=config.lr,
+        prior=prior(config, context),
+        batch=config.batch,
+        clip=config.clip,
+        parameters=config.changes(backbone) if parameters is None else parameters,
+        word_lr=config.word_lr,
+        optimizer=config.optimizer,
+    )
+    latents, state = Latents.of(backbone, images), context.checkpoint.load()
+    done, recent = _resumed(tuning, state, generator)
+    with trainable(tuning.parameters):
+        for step in range(done + 1, config.steps + 1):
+            chosen = latents.take(latents.order(config.batch, generator), generator)
+            loss = tuning.step(chosen, generator, prompts=_drawn(prompts, config.batch, generator))
+            recent = loss if step == 1 else MEMORY * recent + (1 - MEMORY) * loss
+            if step % config.report_every == 0 or step == config.steps:
+                context.progress(step, config.steps, {"loss": recent})
+            context.checkpoint.save(partial(_state, tuning, generator, step, recent))
+
+
+def instance_prompts(config: TrainerConfig, context: Context) -> list[str]:
+    """The templates with the subject in them, and with what contrastive decoupling learning adds."""
+    words, subject = context.decoupling or NONE, context.subject
+    decoupled = words.instance(subject)
+    named = [template.replace(SUBJECT, subject.name) for template in config.templates]
+    return [decoupled.replace(subject.instance_prompt, prompt, 1) for prompt in named]
+
+
+def prior(config: TrainerConfig, context: Context) -> Prior | None:
+    """The class images, their prompt and their weight, where the configuration wants any."""
+    weight = config.prior_weight if isinstance(config, PriorConfig) else 0.0
+    if not weight:
+        return None
+    if context.class_images is None or not len(context.class_images):
+        name = type(config).__module__.rpartition(".")[2]
+        raise UserError(f"{name}: prior_weight > 0 needs class images; set class_images > 0 or prior_weight=0.")
+    latents = Latents.of(context.suite.backbone, context.class_images)
+    return Prior(latents, (context.decoupling or NONE).prior(context.subject), weight)
+
+
+def _drawn(prompts: Sequence[str], count: int, generator: Generator) -> list[str]:
+    if len(prompts) == 1:  # nothing to draw: the stream stays that of the one template
+        return [prompts[0]] * count
+    return [prompts[index] for index in torch.randint(len(prompts), (count,), generator=generator).tolist()]
+
+
+def _state(tuning: FineTune, generator: Generator, step: int, recent: float) -> dict[str, Tensor]:
+    progress = torch.tensor([step, recent], dtype=torch.float64)
+    return {"progress": progress, **tuning.state(generator)}
+
+
+def _resumed(tuning: FineTune, state: Mapping[str, Tensor], generator: Generator) -> tuple[int, float]:
+    if not state:
+        return 0, 0.0
+    tuning.load(state, generator)
+    step, recent = state["progress"].tolist()
+    return int(step), recent
