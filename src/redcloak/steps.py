@@ -148,9 +148,9 @@ def generate(
     prompts = [prompt.replace("{subject}", words) for prompt in config.prompts]
     asked = [decoupling.sampling(prompt) for prompt in prompts]
     against = decoupling.negative if negative is None else negative
-    sampling = Sampling(config.sampling_steps, config.guidance or _guidance(model), against)
+    sampling = Sampling(config.sampling_steps, config.guidance or guidance_of(model), against)
     count, seed = config.images_per_prompt, config.seeds[0]
-    backbone = _backbone(model, config.machine)
+    backbone = backbone_of(model, config.machine)
     with workspace(out, "generate", [model], force=force) as space:
         pictures, _ = draw(backbone, asked, count, seed, sampling, progress=watch("generate"))
         files = save_images(space / "images", pictures)
@@ -311,7 +311,7 @@ def _check_table(out: Path, force: bool) -> None:
             raise UserError(f"--out {str(out)!r} is there and holds no scores; choose another, or --force.") from None
 
 
-def _guidance(model: str) -> float:
+def guidance_of(model: str) -> float:
     """The guidance that suits a model: that of its suite, which a folder made by ``personalize`` remembers."""
     path = Path(model)
     suite = read_record(path).get("suite", "") if path.is_dir() else model
@@ -320,7 +320,7 @@ def _guidance(model: str) -> float:
     return load_suite(suite).spec.guidance if suite in suite_names() or Path(suite, "suite.yaml").is_file() else 7.5
 
 
-def _backbone(model: str, machine: Machine) -> Backbone:
+def backbone_of(model: str, machine: Machine) -> Backbone:
     """The model of a suite, or of a diffusers folder."""
     from redcloak.backbone import Backbone
 

@@ -46,6 +46,18 @@ def diagnose(
             "--map", metavar="NAME", help='pca, svd, tsne (all three by default), umap. Repeatable; "" for none.'
         ),
     ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", metavar="MODEL", help="A personalized model: draw its concepts, show its attention. Repeatable."
+        ),
+    ] = None,
+    curve: Annotated[
+        int,
+        typer.Option(
+            "--curve", metavar="STEPS", min=0, help="Train clean, protected, CDL and purified + CDL; score on the way."
+        ),
+    ] = 0,
     class_photos: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Photos of the class; by default the suite's model draws class_images."),
@@ -76,7 +88,7 @@ def diagnose(
     from redcloak.cli.progress import Screen
     from redcloak.diagnose import run
     from redcloak.diagnose.misalignment import OF_DECODED, OF_PHOTOS
-    from redcloak.diagnose.model import headline, table
+    from redcloak.diagnose.model import extracted, findings, table, trained
     from redcloak.errors import UserError
 
     if not clean:
@@ -88,6 +100,8 @@ def diagnose(
         maps=_names(map_, run.MAPS),
         members=class_photos,
         size=size,
+        models=tuple(model or ()),
+        curve=curve,
     )
     command = shlex.join(["redcloak", *sys.argv[1:]])
     with Screen() as screen:
@@ -95,11 +109,14 @@ def diagnose(
     if json:
         typer.echo(document({"out": str(out), **plain(found)}))
         return
-    typer.echo(headline(found))
+    typer.echo("\n".join(findings(found)))
     for name in found.clips:
         for title, scores in (("photos", OF_PHOTOS), ("after the autoencoder", OF_DECODED)):
             if any(line.score in scores for line in found.lines):
                 typer.echo(f"\n{name}, {title}\n{aligned(table(found, name, scores))}")
+    for title, body in (("what the models draw", extracted(found)), ("while they train", trained(found))):
+        if len(body) > 1:
+            typer.echo(f"\n{title}\n{aligned(body)}")
     typer.echo("".join(f"\nnote: {note}" for note in found.notes) + f"\n{out / 'diagnose.html'}")
 
 

@@ -30,7 +30,7 @@ def changes(diagnosis: Diagnosis, clip: str, scores: Sequence[str]) -> list[Plot
 def clouds(diagnosis: Diagnosis, one: Map) -> Plot:
     """One map: a mark for each photo, by group; the class's own pictures stand behind."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 4.6), layout="constrained")
+        figure = Figure(figsize=(5.6, 5.4), layout="constrained")
         axes = figure.subplots()
         looks = _looks(diagnosis)
         for name, points in one.points.items():
@@ -38,7 +38,7 @@ def clouds(diagnosis: Diagnosis, one: Map) -> Plot:
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_color(FAINT)
-        axes.legend(frameon=False, fontsize=10, loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.legend(frameon=False, fontsize=10, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, handletextpad=0.2)
         title = f"{TITLES[one.kind]} of {one.clip}"
         element = svg(figure, title)
     return Plot(

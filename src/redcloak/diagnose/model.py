@@ -51,6 +51,7 @@ class Map(Strict):
 class Heat(Strict):
     """How much of a UNet's cross-attention one word of a prompt gets, mean over layers, heads, steps and pictures."""
 
+    model: str
     prompt: str
     word: str
     share: float = Field(ge=0, le=1, description="of all the prompt's positions, the start token among them")
@@ -60,6 +61,7 @@ class Heat(Strict):
 class Extract(Strict):
     """What a personalized model draws when asked for one concept: score -> mean with its interval over pictures."""
 
+    model: str
     name: str
     prompt: str
     negative: str = ""
@@ -148,15 +150,16 @@ def infos(found: Iterable[Group]) -> tuple[GroupInfo, ...]:
     return tuple(GroupInfo(name=one.name, role=one.role, linf=linf(one.images, kept[0].images)) for one in kept)
 
 
-def headline(diagnosis: Diagnosis) -> str:
-    """What the protection did to the share of the class, and the controls; before and after the autoencoder."""
-    clip = diagnosis.clips[0]
-    first = _effects(diagnosis, "class_mass")
+def findings(diagnosis: Diagnosis) -> list[str]:
+    """The share of the class in the eyes of the first CLIP: what the protection did, the controls, the autoencoder."""
+    first, after = _effects(diagnosis, "class_mass"), _effects(diagnosis, "class_mass_decoded")
     if not first:
-        return "Nothing could be measured."
-    said = f"{_said(first[PROTECTED])}: share of the class {_listed(first)}, as {clip}'s CLIP sees it."
-    after = _effects(diagnosis, "class_mass_decoded")
-    return said + (f" After the autoencoder: {_listed(after)}." if after else "")
+        return ["Nothing could be measured."]
+    protected = first.pop(PROTECTED)
+    said = [f"{_said(protected)}: share of the class {_signed(protected)}, as {diagnosis.clips[0]}'s CLIP sees it."]
+    if first:
+        said.append(f"Of the same size: {_listed(first)}.")
+    return said + ([f"After the autoencoder: {_listed(after)}."] if after else [])
 
 
 def _effects(diagnosis: Diagnosis, score: str) -> dict[str, Estimate]:
@@ -167,8 +170,7 @@ def _effects(diagnosis: Diagnosis, score: str) -> dict[str, Estimate]:
 
 
 def _listed(effects: Mapping[str, Estimate]) -> str:
-    named = {name: "" if name == PROTECTED else f"{name} of the same size " for name in effects}
-    return ", ".join(named[name] + _signed(change) for name, change in effects.items())
+    return ", ".join(f"{name} {_signed(change)}" for name, change in effects.items())
 
 
 def _said(change: Estimate) -> str:
@@ -187,15 +189,38 @@ def table(diagnosis: Diagnosis, clip: str, scores: Sequence[str]) -> list[tuple[
     return [("group", *heads), *body]
 
 
+def extracted(diagnosis: Diagnosis) -> list[tuple[str, ...]]:
+    """Cells for a person: a row for each concept of each model."""
+    names = list(dict.fromkeys(name for one in diagnosis.extracts for name in one.scores))
+    body = [(one.model, one.prompt, *(_value(one.scores, name) for name in names)) for one in diagnosis.extracts]
+    return [("model", "prompt", *map(_words, names)), *body]
+
+
+def trained(diagnosis: Diagnosis) -> list[tuple[str, ...]]:
+    """Cells for a person: a row for each point of the curve."""
+    names = list(dict.fromkeys(name for one in diagnosis.curve for name in one.scores))
+    body = [(one.arm, str(one.step), *(_value(one.scores, name) for name in names)) for one in diagnosis.curve]
+    return [("arm", "step", *map(_words, names)), *body]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _value(scores: Mapping[str, Estimate], name: str) -> str:
+    found = scores.get(name)
+    if found is None or isnan(found.estimate):
+        return "-"
+    return f"{found.estimate:.3f}" + ("" if isnan(found.low) else f" [{found.low:.3f}, {found.high:.3f}]")
+
+
 def _cell(line: Line | None) -> str:
     if line is None or isnan(line.mean.estimate):
         return "-"
     return f"{line.mean.estimate:.3f}" + (f" ({_signed(line.change)})" if line.change else "")
 
 
-def _signed(change: Estimate | None) -> str:
-    """``-0.12 [-0.20, -0.05]``, without the brackets where there is no interval."""
-    if change is None:
-        return ""
-    ends = "" if isnan(change.low) else f" [{change.low:+.2f}, {change.high:+.2f}]"
-    return f"{change.estimate:+.2f}{ends}"
+def _signed(change: Estimate) -> str:
+    """``-0.120 [-0.200, -0.050]``, without the brackets where there is no interval."""
+    ends = "" if isnan(change.low) else f" [{change.low:+.3f}, {change.high:+.3f}]"
+    return f"{change.estimate:+.3f}{ends}"

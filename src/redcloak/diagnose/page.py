@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from redcloak.diagnose.figures import changes, clouds, curves, heat
 from redcloak.diagnose.groups import Group
 from redcloak.diagnose.misalignment import OF_DECODED, OF_PHOTOS
-from redcloak.diagnose.model import Diagnosis, headline, table
+from redcloak.diagnose.model import Diagnosis, findings, table
 from redcloak.images import Picture, to_uint8
 from redcloak.report.build import SHOWN, Thumb, data_uri
 
@@ -28,7 +28,7 @@ def render(diagnosis: Diagnosis, groups: Sequence[Group], drawn: Sequence[Sequen
     )
     return environment.get_template("diagnose.html.j2").render(
         diagnosis=diagnosis,
-        headline=headline(diagnosis),
+        findings=findings(diagnosis),
         views=[
             (clip, title, table(diagnosis, clip, names), changes(diagnosis, clip, names))
             for clip in diagnosis.clips

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,14 +15,19 @@ from redcloak.backbone import Backbone
 from redcloak.clip import Clip
 from redcloak.config import AuditConfig
 from redcloak.diagnose.clips import clips
+from redcloak.diagnose.curve import courses, curve
 from redcloak.diagnose.groups import Group, groups, pairs
+from redcloak.diagnose.learned import asks, attention, estimates, extract, scorer
 from redcloak.diagnose.misalignment import SCORES, Concepts, embedded, measure
-from redcloak.diagnose.model import Diagnosis, Map, Measures, infos, lines, rows
+from redcloak.diagnose.model import CurvePoint, Diagnosis, Extract, Heat, Map, Measures, infos, lines, rows
 from redcloak.diagnose.projections import PROJECTIONS
 from redcloak.errors import UserError, unknown
+from redcloak.generate import Sampling, generate
+from redcloak.images import Picture, load_images, to_uint8
 from redcloak.outputs import deliver, workspace
+from redcloak.parts import check_model
 from redcloak.report.table import Table, write_whole
-from redcloak.steps import Watch, unwatched
+from redcloak.steps import Watch, backbone_of, guidance_of, unwatched
 from redcloak.suite import Suite
 from redcloak.suite import load as load_suite
 
@@ -41,6 +46,8 @@ class Asked:
         maps: projections, of :data:`redcloak.diagnose.projections.PROJECTIONS`.
         members: a folder of photos of the class; by default ``config.class_images`` pictures by the suite's model.
         size: side in pixels that photos are fitted to; by default the suite's.
+        models: personalized models whose concepts are drawn: diffusers folders.
+        curve: training steps of the quality curve, which trains four models; 0 for none.
     """
 
     clean: str
@@ -49,6 +56,8 @@ class Asked:
     maps: tuple[str, ...] = MAPS
     members: Path | None = None
     size: int | None = None
+    models: tuple[str, ...] = ()
+    curve: int = 0
 
 
 def diagnose(
@@ -74,18 +83,21 @@ def diagnose(
     suite, subject = load_suite(config.suite, config.machine), config.subject.words
     size = asked.size or suite.spec.resolution
     found = pairs(config.photos, asked.clean, size)
+    _check_learned(config, asked, len(found.names), size == suite.spec.resolution)
     lookers = clips(suite, asked.clips)
-    with workspace(out, "diagnose", [config.photos, asked.clean], force=force) as space:
+    with workspace(out, "diagnose", [config.photos, asked.clean, *asked.models], force=force) as space:
         watch("purify and perturb")
         made, notes = groups(found, config.purifiers, asked.controls, Context(suite, subject), config.seeds[0])
         backbone = _backbone(suite, notes)
         members = _members(config, asked, backbone, size, watch, notes)
         view = _View(subject, lookers, backbone, made, members)
-        measures = view.measure(watch)
+        measures, name = view.measure(watch), Path(asked.clean).name
+        context = Context(suite, subject, class_images=members, reference=made[0].images)
+        extracts, heats, drawn = _learned(config, asked, context, watch)
         diagnosis = Diagnosis(
             redcloak_version=__version__,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            subject=Path(asked.clean).name,
+            subject=name,
             suite=suite.name,
             prompt=subject.class_prompt,
             concepts={"class": view.concepts.subject, "noise": view.concepts.noise},
@@ -94,18 +106,56 @@ def diagnose(
             command=command,
             groups=infos(made),
             scores=SCORES,
-            lines=lines(measures, Path(asked.clean).name),
+            lines=lines(measures, name),
             maps=tuple(view.maps(asked.maps, notes, watch)),
+            extracts=tuple(extracts),
+            attention=tuple(heats),
+            curve=tuple(_curve(config, asked, context, made, watch)),
             notes=(*_few(len(found.names)), *notes),
         )
         result = space / "result"
         result.mkdir()
-        scored = rows(measures, diagnosis.subject, diagnosis.prompt, found.names, config.seeds[0])
-        Table.of(scored).write(result / "scores.parquet")
+        Table.of(rows(measures, name, diagnosis.prompt, found.names, config.seeds[0])).write(result / "scores.parquet")
         write_whole(result / "diagnose.json", diagnosis.to_json().encode())
-        write_whole(result / "diagnose.html", render(diagnosis, made).encode())
+        write_whole(result / "diagnose.html", render(diagnosis, made, drawn).encode())
         deliver(result, out, "diagnose", {"photos": config.photos, "clean": asked.clean, "suite": suite.name})
     return diagnosis
+
+
+def _learned(
+    config: AuditConfig, asked: Asked, context: Context, watch: Watch
+) -> tuple[list[Extract], list[Heat], list[list[Picture]]]:
+    """What each model draws of each concept, where its words look, and some of the pictures."""
+    extracts, heats, drawn = [], [], []
+    subject, words, score = context.subject, config.decoupling, scorer(context)
+    for model in asked.models:
+        backbone, name = backbone_of(model, config.machine), Path(model).resolve().name
+        sampling = Sampling(config.sampling_steps, config.guidance or guidance_of(model))
+        count, seed = config.images_per_prompt, config.seeds[0]
+        for ask in asks(subject, words):
+            pictures = extract(backbone, ask, count, seed, sampling, watch(f"{name}: {ask.name}"))
+            found = estimates(score(pictures))
+            extracts.append(
+                Extract(model=name, name=ask.name, prompt=ask.prompt, negative=ask.negative, scores=found, n=count)
+            )
+            drawn.append(list(to_uint8(pictures)))
+        prompt = f"{subject.instance_prompt}, {words.noise_token}"
+        looked = (subject.identifier, subject.class_noun, words.noise_token)
+        for one in attention(backbone, prompt, looked, min(count, 4), seed, sampling):
+            rows_of = tuple(tuple(float(value) for value in row) for row in one.map)
+            heats.append(Heat(model=name, prompt=prompt, word=one.word, share=one.share, map=rows_of))
+    return extracts, heats, drawn
+
+
+def _curve(
+    config: AuditConfig, asked: Asked, context: Context, made: Sequence[Group], watch: Watch
+) -> Iterator[CurvePoint]:
+    """The points of the curve, where one was asked for."""
+    if not asked.curve:
+        return
+    arms = courses(made[0].images, made[1].images, config, context)
+    for arm, step, scores in curve(arms, config, context, asked.curve, watch):
+        yield CurvePoint(arm=arm, step=step, scores=scores)
 
 
 @dataclass(frozen=True)
@@ -167,14 +217,28 @@ class _View:
 
 def _check_names(config: AuditConfig, asked: Asked) -> None:
     """Refuse unknown names before any work is spent."""
-    for chain in config.purifiers:
+    for chain in (*config.purifiers, config.red_team):
         for choice in chain:
             registry.load("purify", choice.name)
+    registry.load("personalize", config.trainer.name)
     for name in asked.controls:
         registry.load("protect", name)
     for kind in asked.maps:
         if kind not in PROJECTIONS:
             raise unknown("map", kind, PROJECTIONS)
+
+
+def _check_learned(config: AuditConfig, asked: Asked, photos: int, own_size: bool) -> None:
+    """Refuse what the curve or a model cannot do before any work is spent."""
+    if asked.curve and photos < 2:
+        raise UserError("--curve: one photo; DreamBooth needs at least 2 of the same subject.")
+    if asked.curve and not own_size:
+        raise UserError("--curve trains at the suite's own resolution; leave --size out.")
+    for model in asked.models:
+        if Path(model).is_dir() and not (Path(model) / "suite.yaml").is_file():
+            check_model(Path(model))
+        else:
+            backbone_of(model, config.machine)
 
 
 def _backbone(suite: Suite, notes: list[str]) -> Backbone | None:
@@ -190,9 +254,6 @@ def _members(
     config: AuditConfig, asked: Asked, backbone: Backbone | None, size: int, watch: Watch, notes: list[str]
 ) -> Tensor | None:
     """Pictures of the class: photos that were given, or the class images that an audit draws."""
-    from redcloak.generate import Sampling, generate
-    from redcloak.images import load_images
-
     if asked.members:
         return load_images(asked.members, size)[0]
     if backbone is None or config.class_images < 2:
