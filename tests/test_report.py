@@ -147,8 +147,8 @@ def test_it_holds():
     found = judged({})
     assert found.word == "holds"
     assert found.sentence == (
-        "The protection held: it took 0.41 [0.38, 0.44] of identity, and the strongest of 3 counter-measures, "
-        "red team, won back 23% [17%, 32%] of that."
+        "The protection held: it took 0.41 [0.38, 0.43] of identity, and the strongest of 3 counter-measures, "
+        "red team, won back 23% [16%, 30%] of that."
     )
     assert found.interval.low > 0
     assert found.scope == "The 95% intervals are over 5 subjects and their training seeds."

@@ -21,7 +21,7 @@ from redcloak.stats import Estimate, cluster_bootstrap, for_every_seed, paired_d
 
 MATTERS = 0.25  # of what personalization on clean photos teaches the model
 UNDONE = 0.5  # of what the protection took
-FEW_SUBJECTS = 4  # with 3, a 95% interval covers the truth in about 88 of 100 audits, with 5 in 95
+FEW_SUBJECTS = 4  # with fewer, a 95% interval is right only if subjects differ as a normal distribution does
 
 Answer = tuple[Word, str]
 
@@ -131,7 +131,7 @@ def _scope(loss: Estimate) -> str:
         return ""
     level = f"{loss.level:.0%}"
     if loss.over == "subjects":
-        few = "; with so few subjects they tend to be too short" if loss.clusters < FEW_SUBJECTS else ""
+        few = "; with so few they are right if subjects differ normally" if loss.clusters < FEW_SUBJECTS else ""
         return f"The {level} intervals are over {loss.clusters} subjects and their training seeds{few}."
     if loss.over == "seeds":
         return (

@@ -1,0 +1,96 @@
+"""How often do 95% intervals cover the truth? ``python benchmarks/coverage.py`` prints docs/statistics.md's tables.
+
+Draws scores of subjects, seeds of each and pictures of each, around a known mean, asks :mod:`redcloak.stats` for its
+interval, and counts. Beside it, on the same data: redrawing seeds within redrawn subjects, which counts the spread of
+runs twice, and taking each picture for an independent observation. The second table is of ``recovered``, a ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+from math import sqrt
+
+import numpy as np
+from scipy.special import ndtr, stdtrit
+
+from redcloak.stats import Sample, cluster_bootstrap, recovered
+
+SUBJECTS = (2, 3, 4, 5, 6, 8, 10, 12, 16)
+RATIOS = (0.5, 1.0, 2.0)  # the SD of runs beside that of subjects
+SEEDS, PICTURES = 2, 4
+REPLICATES = 2000
+
+
+def draw(rng: np.random.Generator, subjects: int, ratio: float) -> np.ndarray:
+    """Scores ``(subjects, seeds, pictures)`` around 0: the subject, its run and its picture each add normal noise."""
+    shape = (subjects, SEEDS, PICTURES)
+    return rng.normal(size=(subjects, 1, 1)) + ratio * rng.normal(size=(*shape[:2], 1)) + rng.normal(size=shape)
+
+
+def sample(values: np.ndarray) -> Sample:
+    subjects, seeds, _ = np.indices(values.shape).reshape(3, -1)
+    return Sample(values.ravel(), subjects, seeds)
+
+
+def expanded(replicates: np.ndarray, units: int) -> tuple[float, float]:
+    tail = max(float(ndtr(-sqrt(units / (units - 1)) * stdtrit(units - 1, 0.975))), 0.001)
+    low, high = np.quantile(replicates, [tail, 1 - tail])
+    return low, high
+
+
+def nested(rng: np.random.Generator, values: np.ndarray) -> tuple[float, float]:
+    """Subjects drawn again, then seeds within each of them: the expanded percentile of the means."""
+    runs = values.mean(axis=2)
+    subjects = rng.integers(len(runs), size=(REPLICATES, len(runs), 1))
+    seeds = rng.integers(SEEDS, size=(REPLICATES, len(runs), SEEDS))
+    return expanded(runs[subjects, seeds].mean(axis=(1, 2)), len(runs))
+
+
+def naive(values: np.ndarray) -> tuple[float, float]:
+    reach = 1.96 * values.std(ddof=1) / sqrt(values.size)
+    return values.mean() - reach, values.mean() + reach
+
+
+def mean_row(subjects: int, ratio: float, runs: int, seed: int) -> list[str]:
+    rng, hits = np.random.default_rng([seed, subjects, int(10 * ratio)]), np.zeros(3)
+    for _ in range(runs):
+        values = draw(rng, subjects, ratio)
+        flat = sample(values)
+        ours = cluster_bootstrap(flat.values, flat.subjects, subclusters=flat.seeds, n=REPLICATES)
+        ends = [(ours.low, ours.high), nested(rng, values), naive(values)]
+        hits += [low <= 0 <= high for low, high in ends]
+    return [f"{share:.1%}" for share in hits / runs]
+
+
+def ratio_row(subjects: int, runs: int, seed: int) -> list[str]:
+    """Coverage of a share of 75% that was won back, and in how many runs it was undecided."""
+    rng, hits, decided = np.random.default_rng([seed, subjects]), 0, 0
+    for _ in range(runs):
+        person = 0.1 * rng.normal(size=(subjects, 1, 1))
+        arms = [sample(person + level + 0.1 * draw(rng, subjects, 0.5)) for level in (0.2, 0.5, 0.6)]
+        share = recovered(*arms, n=REPLICATES).share
+        decided += share is not None
+        hits += share is not None and share.low <= 0.75 <= share.high
+    return [f"{hits / decided:.1%}" if decided else "-", f"{1 - decided / runs:.0%}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=2000, help="simulated studies of each row (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    print("| subjects | SD of runs / of subjects | redcloak | seeds drawn again too | pictures as independent |")
+    print("|---|---|---|---|---|")
+    for subjects in SUBJECTS:
+        for ratio in RATIOS:
+            print(
+                f"| {subjects} | {ratio:g} | {' | '.join(mean_row(subjects, ratio, args.runs, args.seed))} |",
+                flush=True,
+            )
+    print("\n| subjects | share won back | undecided |\n|---|---|---|")
+    for subjects in SUBJECTS:
+        print(f"| {subjects} | {' | '.join(ratio_row(subjects, args.runs, args.seed))} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
