@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from redcloak import mobilenet as network
-from redcloak import packages
+from redcloak import packages, registry
 from redcloak.api import Context, Subject
 from redcloak.cli.options import configuration
 from redcloak.errors import UserError
@@ -150,3 +150,14 @@ def test_people_are_detected_by_the_detector_and_things_by_two_sentences(photos:
     assert torch.allclose(values, share[:, 0] - share[:, 1])
     faces = subject_detection.Config(by="faces")
     assert torch.equal(subject_detection.subject_detection(photos, faces, backpack)["subject_detection"], scores)
+
+
+def test_the_page_of_scores_lists_them_all_as_they_are():
+    page = (Path(__file__).parents[1] / "docs" / "scores.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `") and " to " in line}
+    for name in registry.names("metrics"):
+        method = registry.describe("metrics", name).method
+        for key, score in method.scores.items():
+            assert f"| `{name}`" in rows[key]
+            assert f"| {'higher' if score.higher_is_better else 'lower'} | {score.low:g} to {score.high:g}" in rows[key]
+            assert rows[key].endswith(f"| {score.minimum_n} | {method.cite} | {method.license} |"), "run ./scripts/docs"
