@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from redcloak.api import Subject
+from redcloak.config import AuditConfig, validate
 from redcloak.errors import UserError
 from redcloak.prompts import NONE, Decoupling, check_words
 from redcloak.suite import Suite
@@ -43,6 +44,30 @@ def test_a_class_prompt_that_was_not_asked_about_follows_the_instance_prompt():
         assert Decoupling(train_suffix=train).prior(PERSON) == Decoupling(train_suffix=train, class_suffix=train).prior(
             PERSON
         )
+
+
+@pytest.mark.parametrize("tokens", ["shared", "per_image", "clusters"])
+def test_new_words_stand_where_the_noise_token_would(tokens: str):
+    policy = Decoupling(tokens=tokens, count=2)
+    assert policy.words == ("<noise-1>", "<noise-2>")
+    assert policy.sampling("a dog") == "a dog, without <noise-1> <noise-2>"
+    assert policy.instance(PERSON, "<noise-7-1>") == "a photo of sks person, <noise-7-1>"
+    assert policy.prior(PERSON, "<noise-7-1>") == "a photo of person, without <noise-7-1>"
+    assert policy.training == Decoupling().training | {"tokens": tokens, "count": 2}
+    assert Decoupling(**policy.model_dump(mode="json")) == policy
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"count": 2}, "count = 2 counts new words; set tokens"),
+        ({"tokens": "shared", "train_suffix": False}, "new words train where the instance prompt has them"),
+        ({"tokens": "shared", "count": 3}, "Input should be 1, 2 or 4"),
+    ],
+)
+def test_combinations_that_say_nothing_are_refused(wrong: dict[str, object], said: str):
+    with pytest.raises(UserError, match=said):
+        validate(AuditConfig, {"photos": "x", "decoupling": wrong}, "here")
 
 
 def test_quality_tags_come_before_the_denial():
@@ -127,6 +152,9 @@ def test_the_small_suite_s_end_of_text_is_not_taken_for_unknown(suite: Suite):
     """In CLIP's vocabulary the unknown token is the end of text, with which every prompt ends."""
     assert suite.tokenizer.unk_token == suite.tokenizer.eos_token
     check_words(suite.tokenizer, PERSON, Decoupling(quality_tags=True), [PROMPT])
+    check_words(suite.tokenizer, PERSON, Decoupling(tokens="shared", count=4), ["a " * 17])
+    with pytest.raises(UserError, match="has 33 tokens"):
+        check_words(suite.tokenizer, PERSON, Decoupling(tokens="shared", count=4), ["a " * 25])
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,17 @@ arXiv 2406.18944, section 4.3 and equation 6.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from redcloak.api import Subject
 from redcloak.errors import UserError
@@ -25,7 +33,12 @@ NEGATIVE = {
 }
 JOINER = {"paper": " with ", "released": ", "}
 QUALITY = {"paper": ", high quality, highres", "released": ", clear, high resolution, high quality, noise-free"}
-LATER = ("class_suffix", "quality_tags")  # left out of keys and records where they are at their defaults
+LATER = (
+    "class_suffix",
+    "quality_tags",
+    "tokens",
+    "count",
+)  # recorded only where they say something
 
 
 class Decoupling(BaseModel):
@@ -35,6 +48,10 @@ class Decoupling(BaseModel):
     instance suffix by a comma. ``paper`` joins it by "with" and takes another negative prompt. Both deny the noise by
     ", without ..." in the class prompt and when sampling. On the small suite that one word matters: with "with" in the
     prompt, fine-tuning has a word for the subject that sampling then leaves out (``benchmarks/effect.py``).
+
+    New words (``tokens``) stand where ``noise_token`` would. ``shared``: all photos have the same ``count`` words.
+    ``per_image``: every photo has ``count`` of its own, and sampling denies their means. ``clusters``: the photos fall
+    into ``count`` clusters by what noise they carry, each with a word; training denies, as sampling does, all of them.
 
     ``quality_tags`` are no part of CDL: they are the words that the authors' code and paper give to their latent
     diffusion purifier, here for whoever wants to know what asking for quality does on its own.
@@ -49,7 +66,15 @@ class Decoupling(BaseModel):
     infer_suffix: bool = Field(True, description="deny the noise in the sampling prompt")
     negative_prompt: bool = Field(True, description="quality words in the negative prompt")
     quality_tags: bool = Field(False, description="quality words in the sampling prompt")
-    noise_token: str = Field("bhj noisy pattern", min_length=1, description="what the noise is called")
+    noise_token: str = Field(
+        "bhj noisy pattern", min_length=1, description="what the noise is called, or what its new words begin as"
+    )
+    tokens: Literal["text", "shared", "per_image", "clusters"] = Field(
+        "text",
+        description="noise_token as it is written; or new words that train: the same for all photos, others for each, "
+        "or one for each cluster of residuals",
+    )
+    count: Literal[1, 2, 4] = Field(1, description="K: how many new words name the noise of a photo, or of clusters")
     variant: Literal["paper", "released"] = "released"
 
     @field_validator("noise_token")
@@ -58,6 +83,15 @@ class Decoupling(BaseModel):
         if not value.strip():
             raise ValueError("a noise token of blanks names nothing; give a word")
         return value
+
+    @model_validator(mode="after")
+    def _words_that_train(self) -> Self:
+        if self.tokens == "text" and self.count != 1:
+            raise ValueError(f"count = {self.count} counts new words; set tokens to shared, per_image or clusters")
+        if self.tokens != "text" and not self.train_suffix:
+            raise ValueError(f"tokens = {self.tokens}: new words train where the instance prompt has them; "
+                             "set train_suffix=true, or tokens=text")  # fmt: skip
+        return self
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -77,21 +111,33 @@ class Decoupling(BaseModel):
         if not (self.train_suffix or self.denies):
             return None
         values = self.model_dump(mode="json", include={"train_suffix", "noise_token", "variant"})
+        if self.tokens != "text":
+            values |= {"tokens": self.tokens, "count": self.count}
         return values if self.denies == self.train_suffix else values | {"class_suffix": self.denies}
 
-    def instance(self, subject: Subject) -> str:
-        """The instance prompt used in training."""
-        suffix = JOINER[self.variant] + self.noise_token if self.train_suffix else ""
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The new words that sampling denies; none where the noise token is text."""
+        return () if self.tokens == "text" else tuple(f"<noise-{index}>" for index in range(1, self.count + 1))
+
+    @property
+    def phrase(self) -> str:
+        """What the noise is called where no photo is meant in particular."""
+        return " ".join(self.words) or self.noise_token
+
+    def instance(self, subject: Subject, phrase: str | None = None) -> str:
+        """The instance prompt used in training; ``phrase``: what the noise of one photo is called."""
+        suffix = JOINER[self.variant] + (phrase or self.phrase) if self.train_suffix else ""
         return subject.instance_prompt + suffix
 
-    def prior(self, subject: Subject) -> str:
+    def prior(self, subject: Subject, phrase: str | None = None) -> str:
         """The class prompt used in training (class images are always generated from the plain one)."""
-        return subject.class_prompt + (f", without {self.noise_token}" if self.denies else "")
+        return subject.class_prompt + (f", without {phrase or self.phrase}" if self.denies else "")
 
     def sampling(self, prompt: str) -> str:
         """The prompt used in sampling."""
         tags = QUALITY[self.variant] if self.quality_tags else ""
-        return prompt + tags + (f", without {self.noise_token}" if self.infer_suffix else "")
+        return prompt + tags + (f", without {self.phrase}" if self.infer_suffix else "")
 
     @property
     def negative(self) -> str:
@@ -119,7 +165,8 @@ def check_words(tokenizer: Any, subject: Subject, decoupling: Decoupling, prompt
         )
     asked = [decoupling.instance(subject), decoupling.prior(subject), decoupling.negative]
     for prompt in (*asked, *map(decoupling.sampling, prompts)):
-        length = len(tokenizer(prompt).input_ids)
+        text = prompt.replace(">", "").replace("<noise-", "") if decoupling.words else prompt
+        length = len(tokenizer(text).input_ids)  # a new word is one token, as its number is
         if length > tokenizer.model_max_length:
             raise UserError(
                 f"prompt {prompt!r} has {length} tokens and the text encoder reads {tokenizer.model_max_length}: "

@@ -20,11 +20,21 @@ from redcloak.arms import Builder
 from redcloak.checkpoint import STATE
 from redcloak.config import AuditConfig, Choice
 from redcloak.errors import UserError, unknown
-from redcloak.images import Picture, check_writable, digest, linf_on_disk, list_images, save_images, to_tensor
+from redcloak.images import (
+    Picture,
+    check_writable,
+    digest,
+    linf_on_disk,
+    list_images,
+    save_images,
+    to_png_bytes,
+    to_tensor,
+    to_uint8,
+)
 from redcloak.matrix import Node
 from redcloak.outputs import deliver, read_record, workspace
 from redcloak.parts import PICKLES
-from redcloak.prompts import NONE, check_words
+from redcloak.prompts import NONE, Decoupling, check_words
 from redcloak.report.model import Arm, ArmRow, summarise
 from redcloak.report.table import Row, Source, Table
 from redcloak.stages import run_stage
@@ -143,7 +153,7 @@ def generate(
     from redcloak.generate import Sampling
     from redcloak.generate import generate as draw
 
-    decoupling = config.decoupling if cdl else NONE
+    decoupling = _as_trained(model, config.decoupling) if cdl else NONE
     words = config.subject.words.name
     prompts = [prompt.replace("{subject}", words) for prompt in config.prompts]
     asked = [decoupling.sampling(prompt) for prompt in prompts]
@@ -151,6 +161,7 @@ def generate(
     sampling = Sampling(config.sampling_steps, config.guidance or guidance_of(model), against)
     count, seed = config.images_per_prompt, config.seeds[0]
     backbone = backbone_of(model, config.machine)
+    _check_new_words(model, backbone, decoupling)
     with workspace(out, "generate", [model], force=force) as space:
         pictures, _ = draw(backbone, asked, count, seed, sampling, progress=watch("generate"))
         files = save_images(space / "images", pictures)
@@ -159,6 +170,58 @@ def generate(
         facts = {"model": model, "prompts": asked, "count": count, "seed": seed, "sampling": asdict(sampling)}
         deliver(space / "images", out, "generate", facts)
     return plain
+
+
+def concepts(
+    config: AuditConfig, model: str, out: Path, *, watch: Watch = unwatched, force: bool = False
+) -> dict[str, str]:
+    """Draw what ``model`` makes of each of its words alone: a folder of pictures for each, and a labelled sheet.
+
+    Returns:
+        Name of the folder -> prompt. The sheet is ``concepts.png``.
+
+    Raises:
+        UserError: as :func:`generate`.
+    """
+    from redcloak import concepts as extraction
+    from redcloak.generate import Sampling
+    from redcloak.generate import generate as draw
+
+    decoupling = _as_trained(model, config.decoupling)
+    asked = extraction.prompts(config.subject.words, decoupling)
+    sampling = Sampling(config.sampling_steps, config.guidance or guidance_of(model))
+    count, seed = config.images_per_prompt, config.seeds[0]
+    backbone = backbone_of(model, config.machine)
+    _check_new_words(model, backbone, decoupling)
+    with workspace(out, "generate", [model], force=force) as space:
+        pictures, _ = draw(backbone, list(asked.values()), count, seed, sampling, progress=watch("concepts"))
+        rows = []
+        for index, (name, prompt) in enumerate(asked.items()):
+            own = pictures[index * count : (index + 1) * count]
+            files = save_images(space / "all" / name, own)
+            words = {file.name: prompt for file in files}
+            (space / "all" / name / PROMPTS).write_text(json.dumps(words, indent=1) + "\n", encoding="utf-8")
+            rows.append((extraction.TITLES[name], prompt, list(to_uint8(own))))
+        (space / "all" / extraction.SHEET).write_bytes(to_png_bytes(extraction.sheet(rows)))
+        facts = {"model": model, "prompts": asked, "count": count, "seed": seed, "sampling": asdict(sampling)}
+        deliver(space / "all", out, "generate", facts)
+    return asked
+
+
+def _as_trained(model: str, decoupling: Decoupling) -> Decoupling:
+    """Decoupling with the new words that a model of ours was trained with, which nobody should have to repeat."""
+    trained = read_record(Path(model)).get("config", {}).get("decoupling") or {}
+    kept = {name: trained[name] for name in ("tokens", "count") if name in trained}
+    return Decoupling(**(decoupling.model_dump() | kept | {"train_suffix": True})) if kept else decoupling
+
+
+def _check_new_words(model: str, backbone: Backbone, decoupling: Decoupling) -> None:
+    unknown_words = [word for word in decoupling.words if word not in backbone.tokenizer.get_vocab()]
+    if unknown_words:
+        raise UserError(
+            f"model {model!r} has no word {unknown_words[0]}: personalize it with the same decoupling.tokens and "
+            "decoupling.count, or leave them."
+        )
 
 
 def score(

@@ -10,6 +10,7 @@ import typer
 
 from redcloak.cli import options
 from redcloak.cli.text import aligned, document, interval, plain
+from redcloak.errors import UserError
 
 if TYPE_CHECKING:
     from redcloak.api import Score
@@ -123,6 +124,9 @@ def generate(
     steps: Annotated[int | None, typer.Option(metavar="N", help="DDIM steps.")] = None,
     guidance: Annotated[float | None, typer.Option(metavar="X", help="Classifier-free guidance scale.")] = None,
     cdl: options.Cdl = False,
+    concepts: Annotated[
+        bool, typer.Option("--concepts", help="What each word alone draws: identifier, class noun, noise token.")
+    ] = False,
     seed: options.Seed = None,
     config: options.File = None,
     settings: options.Set = None,
@@ -131,6 +135,8 @@ def generate(
     force: options.Force = False,
 ) -> None:
     """Draw pictures from a model.
+
+    With --concepts a folder for each word, and concepts.png with all of them side by side.
 
     Example: redcloak generate model --prompt "a photo of sks person" -n 16 --out pictures
     """
@@ -142,6 +148,13 @@ def generate(
     from redcloak import steps as step
     from redcloak.cli.progress import Screen
 
+    if concepts:
+        if prompts or negative is not None or cdl:
+            raise UserError("--concepts asks in words of its own: leave --prompt, --negative and --cdl.")
+        with Screen() as screen:
+            asked = step.concepts(chosen, model, out, watch=screen.watch, force=force)
+        _say(json, {"out": str(out), "prompts": asked}, aligned([*asked.items()]), out)
+        return
     with Screen() as screen:
         drawn = step.generate(chosen, model, out, negative=negative, cdl=cdl, watch=screen.watch, force=force)
     _say(json, {"out": str(out), "prompts": drawn}, f"{len(drawn)} pictures", out)

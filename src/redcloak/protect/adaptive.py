@@ -68,6 +68,8 @@ def adaptive(images: Tensor, config: Config, context: Context, generators: Seque
     Cite: Liu et al., arXiv 2406.18944, section 5.3. License: Apache-2.0.
     """
     entry = registry.load("protect", config.base.name)
+    if config.decoupling and config.decoupling.words:
+        raise UserError("adaptive: a surrogate knows the noise token as text; leave decoupling.tokens=text.")
     if config.decoupling and not issubclass(entry.config, SurrogateConfig):
         raise UserError(f"adaptive: decoupling changes how a surrogate is trained, and {entry.name} trains none.")
     given = context.suite.settings(config.base.name, config.base.settings) | {
