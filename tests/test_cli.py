@@ -205,6 +205,18 @@ def test_a_killed_protection_goes_on(here: Path, suite, photos, capsys, monkeypa
     assert not [name for name in os.listdir(here) if name.startswith(".p")]
 
 
+def test_a_model_remembers_its_words_for_the_noise(here: Path, suite, photos, capsys):
+    words = ["--set", "decoupling.tokens=per_image", "--set", "decoupling.count=2"]
+    common = ["--suite", suite, "--set", "class_images=0", "--set", "prior_weight=0", "--set", "steps=1"]
+    assert run("personalize", photos, "--cdl", *words, *common, "--out", "model") == 0
+    assert run("generate", "model", "--cdl", "-n", "1", "--steps", "1", "--out", "drawn") == 0
+    asked = json.loads(Path("drawn/redcloak.json").read_text())["prompts"]
+    assert all(prompt.endswith(", without <noise-1> <noise-2>") for prompt in asked)
+    capsys.readouterr()
+    assert run("generate", suite, "--cdl", *words, "-n", "1", "--out", "none") == 2
+    assert "has no word <noise-1>: personalize it with the same decoupling.tokens" in capsys.readouterr().err
+
+
 def test_any_diffusers_folder_is_a_suite(here: Path, suite, photos, capsys):
     for part in ("vae", "unet", "text_encoder", "tokenizer", "scheduler"):
         shutil.copytree(Path(suite) / part, here / "mine" / part)

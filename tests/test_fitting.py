@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from redcloak.api import Context
+from redcloak.api import Context, NoCheckpoint
 from redcloak.backbone import Backbone
 from redcloak.errors import UserError
 from redcloak.fitting import instance_prompts
@@ -78,9 +79,75 @@ def test_each_picture_gets_a_template_of_its_own(photos: Tensor, context: Contex
     step = FineTune.step
     config = DREAMBOOTH.configure(steps=8, batch=3, templates=("{subject}", "{subject} smiling"), prior_weight=0)
     with backbone.borrowed(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FineTune, "step", lambda *a, prompts: asked.append(tuple(prompts)) or step(*a, prompts=prompts))
+        patch.setattr(FineTune, "step", lambda *a, **k: asked.append(tuple(k["prompts"])) or step(*a, **k))
         DREAMBOOTH.function(photos, config, context, generator(0, "d"))
     assert {len(prompts) for prompts in asked} == {3}
     flat = [prompt for prompts in asked for prompt in prompts]
     assert 6 < flat.count("sks person") < 18
     assert any(len(set(prompts)) == 2 for prompts in asked)
+
+
+@pytest.mark.parametrize("tokens", ["shared", "per_image", "clusters"])
+def test_the_noise_of_each_photo_is_said_in_its_own_words(
+    tokens: str, photos: Tensor, context: Context, backbone: Backbone
+):
+    """Every prompt of a step names the photo's words, the class prompt beside it denies them, and they train."""
+    words = Decoupling(tokens=tokens, count=2)
+    rows: list[tuple[list[str], list[str]]] = []
+    step = FineTune.step
+
+    def follow(self, latents, generator, classes=None, prompts=None, class_prompts=None):
+        rows.append((list(prompts), list(class_prompts or [self.prior.prompt] * len(prompts))))
+        return step(self, latents, generator, classes, prompts, class_prompts)
+
+    config = DREAMBOOTH.configure(steps=6, lr=1e-9, word_lr=1e-2, batch=2)
+    with backbone.borrowed(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FineTune, "step", follow)
+        DREAMBOOTH.function(photos, config, replace(context, decoupling=words), generator(0, "d"))
+        vocabulary = backbone.tokenizer.get_vocab()
+        assert set(words.words) <= vocabulary.keys()
+        table = backbone.text_encoder.get_input_embeddings().weight
+        begun = table[backbone.tokenizer("bhj noisy pattern", add_special_tokens=False).input_ids].mean(0)
+        assert all((table[vocabulary[word]] - begun).abs().max() > 1e-2 for word in words.words)
+        drawn = backbone.sample([words.sampling("a photo of sks person")], [generator(0, "g")], steps=2)
+    assert drawn.isfinite().all()
+    said = {prompt.removeprefix("a photo of sks person, ") for prompts, _ in rows for prompt in prompts}
+    wanted = {
+        "shared": {"<noise-1> <noise-2>"},
+        "per_image": {f"<noise-{photo}-1> <noise-{photo}-2>" for photo in (1, 2, 3)},
+        "clusters": {"<noise-1>", "<noise-2>"},
+    }
+    assert said == wanted[tokens]
+    for prompts, beside in rows:
+        own = [prompt.removeprefix("a photo of sks person, ") for prompt in prompts]
+        denied = own if tokens == "per_image" else ["<noise-1> <noise-2>"] * 2
+        assert beside == [f"a photo of person, without {phrase}" for phrase in denied]
+
+
+class Kept(NoCheckpoint):
+    """A checkpoint in memory, of every step."""
+
+    state: dict[str, Tensor] = {}  # noqa: RUF012 - replaced, never changed
+
+    def load(self) -> dict[str, Tensor]:
+        return self.state
+
+    def save(self, state: Callable[[], dict[str, Tensor]]) -> None:
+        self.state = {name: value.clone() for name, value in state().items()}
+
+
+def test_words_for_the_noise_survive_a_kill(photos: Tensor, context: Context, backbone: Backbone):
+    """After three steps of six and a fresh start, the weights and words of a run that never stopped."""
+    words = Decoupling(tokens="clusters", count=2)
+
+    def run(steps: int, checkpoint: object) -> Tensor:
+        config = DREAMBOOTH.configure(steps=steps, lr=1e-3, batch=1)
+        with backbone.borrowed():
+            lent = replace(context, decoupling=words, checkpoint=checkpoint)
+            DREAMBOOTH.function(photos, config, lent, generator(0, "d"))
+            return backbone.text_encoder.get_input_embeddings().weight.detach().clone()
+
+    whole = run(6, NoCheckpoint())
+    kept = Kept()
+    assert not torch.equal(run(3, kept), whole)
+    assert torch.equal(run(6, kept), whole)

@@ -11,7 +11,8 @@ from pydantic import Field, field_validator
 
 from redcloak.config import MethodConfig, transport
 from redcloak.errors import UserError
-from redcloak.prompts import NONE
+from redcloak.noise_words import settle, teach
+from redcloak.prompts import NONE, Decoupling
 from redcloak.training import FineTune, Latents, OptimizerName, Prior, trainable
 
 if TYPE_CHECKING:
@@ -70,16 +71,18 @@ def fit(
 
     The loss is that of :class:`FineTune`; by default the parameters are those that the configuration ``changes``. Goes
     on from ``context.checkpoint``, with the same result as if it had never stopped. Random, from ``generator``: the
-    order of the pictures, their templates, posteriors, steps and noise.
+    order of the pictures, their templates, posteriors, steps and noise. New words for the photos' noise
+    (``context.decoupling``) are added first, and train along.
 
     Raises:
         UserError: prior preservation is on, and there are no class images.
     """
-    backbone = context.suite.backbone
-    prompts = instance_prompts(config, context)
+    backbone, words = context.suite.backbone, context.decoupling or NONE
+    phrases = teach(backbone, words, images, generator)
+    prompts = {phrase: instance_prompts(config, context, phrase) for phrase in phrases}
     tuning = FineTune(
         backbone,
-        prompts[0],
+        prompts[phrases[0]][0],
         lr=config.lr,
         prior=prior(config, context),
         batch=config.batch,
@@ -92,18 +95,30 @@ def fit(
     done, recent = _resumed(tuning, state, generator)
     with trainable(tuning.parameters):
         for step in range(done + 1, config.steps + 1):
-            chosen = latents.take(latents.order(config.batch, generator), generator)
-            loss = tuning.step(chosen, generator, prompts=_drawn(prompts, config.batch, generator))
+            photos = latents.order(config.batch, generator)
+            chosen = latents.take(photos, generator)
+            said = [phrases[photo] for photo in photos.tolist()]
+            templates = _drawn(len(config.templates), config.batch, generator)
+            loss = tuning.step(
+                chosen,
+                generator,
+                prompts=[prompts[phrase][index] for phrase, index in zip(said, templates, strict=True)],
+                class_prompts=_denied(words, said, context),
+            )
             recent = loss if step == 1 else MEMORY * recent + (1 - MEMORY) * loss
             if step % config.report_every == 0 or step == config.steps:
                 context.progress(step, config.steps, {"loss": recent})
             context.checkpoint.save(partial(_state, tuning, generator, step, recent))
+    settle(backbone, words, len(images))
 
 
-def instance_prompts(config: TrainerConfig, context: Context) -> list[str]:
-    """The templates with the subject in them, and with what contrastive decoupling learning adds."""
+def instance_prompts(config: TrainerConfig, context: Context, phrase: str | None = None) -> list[str]:
+    """The templates with the subject in them, and with what contrastive decoupling learning adds.
+
+    ``phrase``: what the noise of a photo is called, where photos differ in that.
+    """
     words, subject = context.decoupling or NONE, context.subject
-    decoupled = words.instance(subject)
+    decoupled = words.instance(subject, phrase)
     named = [template.replace(SUBJECT, subject.name) for template in config.templates]
     return [decoupled.replace(subject.instance_prompt, prompt, 1) for prompt in named]
 
@@ -120,10 +135,17 @@ def prior(config: TrainerConfig, context: Context) -> Prior | None:
     return Prior(latents, (context.decoupling or NONE).prior(context.subject), weight)
 
 
-def _drawn(prompts: Sequence[str], count: int, generator: Generator) -> list[str]:
-    if len(prompts) == 1:  # nothing to draw: the stream stays that of the one template
-        return [prompts[0]] * count
-    return [prompts[index] for index in torch.randint(len(prompts), (count,), generator=generator).tolist()]
+def _drawn(templates: int, count: int, generator: Generator) -> list[int]:
+    """Which template each of ``count`` pictures gets."""
+    if templates == 1:  # nothing to draw: the stream stays that of the one template
+        return [0] * count
+    drawn: list[int] = torch.randint(templates, (count,), generator=generator).tolist()
+    return drawn
+
+
+def _denied(words: Decoupling, said: Sequence[str], context: Context) -> list[str] | None:
+    """The class prompts beside photos whose noise has words of its own: each denies what the photo beside it says."""
+    return [words.prior(context.subject, phrase) for phrase in said] if words.tokens == "per_image" else None
 
 
 def _state(tuning: FineTune, generator: Generator, step: int, recent: float) -> dict[str, Tensor]:

@@ -135,12 +135,15 @@ class FineTune:
         generator: Generator,
         classes: Tensor | None = None,
         prompts: Sequence[str] | None = None,
+        class_prompts: Sequence[str] | None = None,
     ) -> float:
         """One optimizer step on instance latents ``(batch, C, h, w)``; returns the loss before it.
 
-        ``classes``: which class pictures go along; by default random ones. ``prompts``: those of the instance pictures.
+        ``classes``: which class pictures go along; by default random ones. ``prompts``: those of the instance pictures,
+        ``class_prompts``: those of the class pictures, where there are any.
         """
-        words = [*(prompts or [self.prompt] * self.batch), *([self.prior.prompt] * self.batch if self.prior else [])]
+        words = [*(prompts or [self.prompt] * self.batch)]
+        words += (class_prompts or [self.prior.prompt] * self.batch) if self.prior else []
         if self.prior:
             known = self.prior.latents
             beside = known.draw(self.batch, generator) if classes is None else known.take(classes, generator)
