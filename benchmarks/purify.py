@@ -3,8 +3,8 @@
 One row a purifier, one pair of columns a side; each cell is measured in a process of its own, after one photo to warm
 up: the mean over ``--photos`` square photos, and the most that is resident or swapped out beyond the loaded models.
 Then the two comparisons with the obvious alternative: GrIDPure against one crop at a time (``gridpure.py``) and total
-variation minimisation against cvxpy (``tvm.py``), which have options of their own. On a machine that does other
-things, seconds count for little; ``--only`` leaves the comparisons out.
+variation minimisation against cvxpy (``tvm.py``), which have options of their own; ``--only`` leaves them out. Seconds
+are the processor's, so that a busy machine changes little; with one thread they are those of an idle machine's clock.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def child(name: str, side: int, photos: int, suite: str) -> None:
     images = resample(drawn, side, side, "bicubic").clamp(0, 1)
     with torch.no_grad():
         entry.function(images[:1, :, :64, :64], config, context, generators(0, name, 1))  # models load here
-        memory, begun = Peak(), time.perf_counter()
+        memory, begun = Peak(), time.process_time()
         for image in torch.split(images[1:], 1):
             entry.function(image, config, context, generators(0, name, 1))
-    print(json.dumps({"seconds": (time.perf_counter() - begun) / photos, "MB": memory.grown()}))
+    print(json.dumps({"seconds": (time.process_time() - begun) / photos, "MB": memory.grown()}))
 
 
 def measured(name: str, side: int, args: argparse.Namespace) -> str:
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="*", default=list(SIDES))
     parser.add_argument("--photos", type=int, default=1)
     parser.add_argument("--suite", default="tiny")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--limit", type=float, default=600, help="seconds that a cell may take")
     parser.add_argument("--only", action="store_true", help="without the comparisons")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)

@@ -306,10 +306,29 @@ def odd_pictures(folder: Path) -> None:
 
 def test_pictures_of_every_kind(here: Path):
     odd_pictures(here / "odd")
-    assert run("purify", "odd", "--with", "jpeg", "--out", "out") == 0
+    assert run("purify", "odd", "--with", "jpeg", "--fit", "--out", "out") == 0
     stems = {path.stem for path in (here / "odd").iterdir()}
     assert {path.stem for path in list_images(here / "out")} == stems
     assert {read_image(path).shape for path in list_images(here / "out")} == {(64, 64, 3)}
+
+
+@pytest.mark.parametrize("chain", ["jpeg", "vae_loop,gaussian_noise"])
+def test_purified_photos_keep_their_size(here: Path, suite, chain):
+    """Sizes may differ in a folder; a photo's result does not depend on its companions, nor on their sizes."""
+    rng = np.random.default_rng(0)
+    sizes = {"a": (64, 64), "b": (67, 101), "c": (40, 33), "d": (64, 64)}
+    for folder, names in (("all", "abcd"), ("two", "ab")):
+        Path(folder).mkdir()
+        for name in names:
+            picture = Image.fromarray(rng.integers(0, 256, (*sizes[name], 3), dtype=np.uint8))
+            (picture if folder == "all" else Image.open(f"all/{name}.png")).save(f"{folder}/{name}.png")
+        assert run("purify", folder, "--with", chain, "--suite", suite, "--out", f"out-{folder}") == 0
+    purified = {path.stem: read_image(path) for path in list_images(here / "out-all")}
+    assert {name: picture.shape[:2] for name, picture in purified.items()} == sizes
+    for name in "ab":
+        np.testing.assert_allclose(read_image(here / f"out-two/{name}.png"), purified[name] * 1.0, atol=1)  # float sums
+    assert run("purify", "all", "--with", chain, "--suite", suite, "--fit", "--out", "fitted") == 0
+    assert {read_image(path).shape for path in list_images(here / "fitted")} == {(64, 64, 3)}
 
 
 # --- the audit --------------------------------------------------------------------------------------------------------

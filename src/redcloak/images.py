@@ -159,7 +159,13 @@ def save_images(folder: Path, images: Tensor, names: Sequence[str] | None = None
         UserError: the folder cannot be written or the disk is full; what was saved before stays whole.
         ValueError: not one name per image, or images that ``to_uint8`` refuses.
     """
-    pictures = to_uint8(images)
+    return save_pictures(folder, to_uint8(images), names)
+
+
+def save_pictures(
+    folder: Path, pictures: Sequence[Picture] | Picture, names: Sequence[str] | None = None
+) -> list[Path]:
+    """The same for ``(H, W, 3)`` uint8 pictures, which may differ in size."""
     names = [f"{index:03d}" for index in range(len(pictures))] if names is None else names
     if len(names) != len(pictures):
         raise ValueError(f"{len(names)} names for {len(pictures)} images")
@@ -185,6 +191,14 @@ def load_images(folder: Path, size: int | None = None) -> tuple[Tensor, list[str
                 f"{extent(picture)}: give a size to fit them to, or pictures of one size."
             )
     return to_tensor(pictures), [path.name for path in paths]
+
+
+def by_size(pictures: Sequence[Picture]) -> list[list[int]]:
+    """The rows of pictures of one size, for each size that there is."""
+    rows: dict[tuple[int, ...], list[int]] = {}
+    for row, picture in enumerate(pictures):
+        rows.setdefault(picture.shape, []).append(row)
+    return list(rows.values())
 
 
 def linf_on_disk(a: Path, b: Path) -> int:

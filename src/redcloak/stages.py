@@ -15,7 +15,16 @@ from typing import Any
 from redcloak import registry
 from redcloak.api import Context, Kind, Machine, Progress, Subject
 from redcloak.errors import UserError
-from redcloak.images import linf_on_disk, list_images, load_images, rms_on_disk, save_images, to_tensor
+from redcloak.images import (
+    by_size,
+    linf_on_disk,
+    list_images,
+    load_images,
+    read_image,
+    rms_on_disk,
+    save_images,
+    to_tensor,
+)
 from redcloak.prompts import Decoupling
 from redcloak.suite import Suite
 from redcloak.suite import load as load_suite
@@ -103,24 +112,28 @@ def protect(config: Settings, inputs: Folders, out: Path, transport: Settings, r
 
 
 def purify(config: Settings, inputs: Folders, out: Path, transport: Settings, report: Progress) -> dict[str, Any]:
-    """Pass photos through a chain of purifiers."""
+    """Pass photos through a chain of purifiers, those of one size together; a photo's stream is that of its row."""
     import torch
 
     from redcloak.rng import generators
 
-    images, names = load_images(inputs["photos"] / "images")
+    before = list_images(inputs["photos"] / "images")
+    pictures = [read_image(path) for path in before]
     notes, follow = _recorded(report)
     context = _context(config, inputs, transport, follow)
-    for position, method in enumerate(config["chain"]):
-        entry, settings = _method("purify", method)
-        streams = generators(int(config["seed"]), f"{position}-{entry.name}", len(images))
-        with torch.no_grad():
-            images = entry.function(images, settings, context, streams)
-        report(position + 1, len(config["chain"]), {})
-    files = save_images(out / "images", images, names)
-    before = list_images(inputs["photos"] / "images")
+    chain = [_method("purify", method) for method in config["chain"]]
+    seed, groups, files = int(config["seed"]), by_size(pictures), dict[int, Path]()
+    streams = [generators(seed, f"{place}-{entry.name}", len(before)) for place, (entry, _) in enumerate(chain)]
+    for turn, rows in enumerate(groups):
+        images = to_tensor([pictures[row] for row in rows])
+        for place, (entry, settings) in enumerate(chain):
+            with torch.no_grad():
+                images = entry.function(images, settings, context, [streams[place][row] for row in rows])
+            report(turn * len(chain) + place + 1, len(groups) * len(chain), {})
+        files |= dict(zip(rows, save_images(out / "images", images, [before[row].name for row in rows]), strict=True))
     notes.pop("losses")
-    return {"largest_change": max(linf_on_disk(*pair) for pair in zip(files, before, strict=True)), **notes}
+    change = max(linf_on_disk(files[row], path) for row, path in enumerate(before))
+    return {"largest_change": change, **notes}
 
 
 def personalize(config: Settings, inputs: Folders, out: Path, transport: Settings, report: Progress) -> dict[str, Any]:

@@ -26,9 +26,10 @@ from redcloak.images import (
     digest,
     linf_on_disk,
     list_images,
+    read_image,
     save_images,
+    save_pictures,
     to_png_bytes,
-    to_tensor,
     to_uint8,
 )
 from redcloak.matrix import Node
@@ -86,15 +87,18 @@ def _begin_anew(partial: Path, force: bool) -> None:
     shutil.rmtree(partial.parent, ignore_errors=True)
 
 
-def purify(config: AuditConfig, out: Path, *, watch: Watch = unwatched, force: bool = False) -> dict[str, int]:
+def purify(
+    config: AuditConfig, out: Path, *, fit: bool = False, watch: Watch = unwatched, force: bool = False
+) -> dict[str, int]:
     """Write the photos after the chain ``config.red_team``: file name -> largest change in 8-bit steps.
 
-    The photos are fitted to the suite's resolution first.
+    Photos of a folder keep their size; ``fit`` crops and resizes them to the suite's resolution first, as an audit
+    does.
 
     Raises:
         UserError: whatever is wrong with the photos, the settings or the output folder.
     """
-    step = _Step(config)
+    step = _Step(config, fitted=fit)
     node = step.builder.purify(step.builder.clean, config.red_team)
     step.need("purify", *config.red_team)
     with workspace(out, "purify", [config.photos], force=force) as space:
@@ -271,11 +275,14 @@ class _Step:
     ``images`` are the pictures to score, with ``config.photos`` as the reference; else the photos are all there is.
     """
 
-    def __init__(self, config: AuditConfig, images: Path | None = None, *, minimum: int = 1) -> None:
+    def __init__(
+        self, config: AuditConfig, images: Path | None = None, *, minimum: int = 1, fitted: bool = True
+    ) -> None:
         self.config = config.model_copy(update={"already_protected": None})
         self.suite = load_suite(config.suite, config.machine)
         split = "reference" if images else "train"
-        self.reference = _pictures(config.photos, self.suite, split, minimum)
+        own_size = not fitted and not config.photos.startswith("drawn:")
+        self.reference = _unfitted(config.photos) if own_size else _pictures(config.photos, self.suite, split, minimum)
         self.train = _pictures(str(images), self.suite) if images else self.reference
         self.builder = Builder(self.config, self.suite, _photos(config.photos, self.train, self.reference))
         self.folders: dict[str, Path] = {}
@@ -291,7 +298,7 @@ class _Step:
     def give(self, node: Node, pictures: Pictures, space: Path) -> Path:
         """Put pictures where a node would have put them."""
         folder = self.folders[node.key] = space / node.key[:16]
-        save_images(folder / "images", to_tensor(list(pictures.values())), list(pictures))
+        save_pictures(folder / "images", list(pictures.values()), list(pictures))
         return folder
 
     def make(self, node: Node, space: Path, watch: Watch) -> Path:
@@ -325,6 +332,11 @@ def _pictures(spec: str, suite: Suite, split: str = "train", minimum: int = 1) -
         return dict(zip(getattr(photos, f"{split}_names"), getattr(photos, split), strict=True))
     names, pictures = photos.train_names + photos.reference_names, photos.train + photos.reference
     return dict(zip(names, pictures, strict=True))
+
+
+def _unfitted(folder: str) -> Pictures:
+    """By name, as large as they are: every picture of a folder."""
+    return {path.name: read_image(path) for path in list_images(Path(folder))}
 
 
 def _photos(name: str, train: Pictures, reference: Pictures) -> Photos:

@@ -61,12 +61,15 @@ def purify(
     config: options.File = None,
     settings: options.Set = None,
     device: options.Device = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Crop and resize to the suite's resolution first, as an audit does.")
+    ] = False,
     json: options.Json = False,
     force: options.Force = False,
 ) -> None:
     """Pass photos through a chain of purifiers.
 
-    The photos are fitted to the suite's resolution.
+    Photos keep their size, whatever it is; nothing is written in place.
 
     Example: redcloak purify protected --with codesr --set noise_level=40 --out purified
     """
@@ -77,7 +80,7 @@ def purify(
     from redcloak.cli.progress import Screen
 
     with Screen() as screen:
-        change = steps.purify(chosen, out, watch=screen.watch, force=force)
+        change = steps.purify(chosen, out, fit=fit, watch=screen.watch, force=force)
     _say(json, {"out": str(out), "linf": change}, _changes(change, "largest change"), out)
 
 
