@@ -20,7 +20,7 @@ from redcloak.memory import TYPES, Aside, placed
 from redcloak.parts import check_model
 from redcloak.rng import randint, randn
 from redcloak.tiles import tiled
-from redcloak.vocabulary import restored
+from redcloak.vocabulary import restored, rows
 
 WHOLE, TILE = 768, 512  # the encoder takes photos up to 768 x 768 whole, larger ones in tiles of 512
 
@@ -213,9 +213,9 @@ class Backbone:
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     def trainable(self, *, text_encoder: bool = True) -> list[nn.Parameter]:
-        """The parameters that fine-tuning changes: the UNet's, and the text encoder's where asked."""
-        modules = [self.unet, *([self.text_encoder] if text_encoder else [])]
-        return [parameter for module in modules for parameter in module.parameters()]
+        """The parameters that fine-tuning changes: the UNet's, and the text encoder's where asked; not new words."""
+        modules, new = [self.unet, *([self.text_encoder] if text_encoder else [])], {id(row) for row in rows(self)}
+        return [parameter for module in modules for parameter in module.parameters() if id(parameter) not in new]
 
     @contextmanager
     def borrowed(

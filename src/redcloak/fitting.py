@@ -32,7 +32,9 @@ class TrainerConfig(MethodConfig):
     lr: float = Field(5e-7, gt=0, description="learning rate, constant")
     batch: int = Field(1, ge=1, description="instance pictures a step; as many class pictures beside them")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    optimizer: OptimizerName = Field("adamw", description="AdamW, weight decay 0.01")
+    optimizer: OptimizerName = Field(
+        "adamw", description="AdamW, or the same with its moments in 8 bits: a quarter of their memory"
+    )
     word_lr: float = Field(5e-4, gt=0, description="learning rate of new words' embeddings, where there are any")
     templates: tuple[str, ...] = Field(
         ("a photo of {subject}",),

@@ -101,16 +101,17 @@ def placed(module: Any, machine: Machine) -> Any:
 def computing_in(module: nn.Module, dtype: torch.dtype) -> None:
     """Let a module compute in ``dtype`` and give float32, whatever its parameters are kept in.
 
-    Parameters of that type meet inputs cast to it; float32 ones, those of a model that trains, run under autocast.
+    Parameters of that type meet inputs cast to it; float32 ones, those of a model that trains, run under autocast. A
+    model of which a part trains gets both.
     """
     forward: Callable[..., Any] = module.forward
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        kept = next(module.parameters())
-        if kept.dtype == dtype:
+        kinds = {parameter.dtype for parameter in module.parameters()}
+        if dtype in kinds:
             args = tuple(_cast(value, dtype) for value in args)
-            return _cast(forward(*args, **{name: _cast(value, dtype) for name, value in kwargs.items()}), torch.float32)
-        with torch.autocast(kept.device.type, dtype):
+            kwargs = {name: _cast(value, dtype) for name, value in kwargs.items()}
+        with torch.autocast(next(module.parameters()).device.type, dtype, enabled=kinds != {dtype}):
             found = forward(*args, **kwargs)
         return _cast(found, torch.float32)
 

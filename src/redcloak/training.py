@@ -16,12 +16,16 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor, nn
 
+from redcloak.adam8bit import Adam8bit
 from redcloak.backbone import Backbone, freeze
 from redcloak.memory import LOSS_SCALE, Aside, must_park
 from redcloak.vocabulary import new_words, rows
 
-OptimizerName = Literal["adamw"]
-KINDS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {"adamw": partial(torch.optim.AdamW, fused=True)}
+OptimizerName = Literal["adamw", "adam8bit"]
+KINDS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": partial(torch.optim.AdamW, fused=True),
+    "adam8bit": Adam8bit,
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ class FineTune:
         L = E |eps_theta(z_t, t, c_instance) - eps|^2  +  w E |eps_theta(z'_t, t, c_class) - eps|^2
 
     By default the UNet trains, and the text encoder where asked; ``parameters`` names others. Words that were added to
-    the backbone train with them, at ``word_lr``. A prompt whose embedding cannot change is embedded once for all.
+    the backbone and are not among them train too, at ``word_lr``. A prompt whose embedding cannot change is embedded
+    once for all.
 
     Cite: Ruiz et al., "DreamBooth: Fine Tuning Text-to-Image Diffusion Models", CVPR 2023, equation 2.
     """
@@ -90,15 +95,15 @@ class FineTune:
         optimizer: OptimizerName = "adamw",
     ) -> None:
         self.backbone, self.prior, self.batch, self.clip, self.prompt = backbone, prior, batch, clip, prompt
-        self.words = rows(backbone)
         chosen = backbone.trainable(text_encoder=text_encoder) if parameters is None else parameters
-        new = {id(row) for row in self.words}
-        self.weights = [parameter for parameter in chosen if id(parameter) not in new]
+        self.weights, ours = list(chosen), {id(parameter) for parameter in chosen}
+        added = rows(backbone)
+        self.words = [row for row in added if id(row) not in ours]
         self.parameters = [*self.weights, *self.words]
         self.rates, self.kind = (lr, lr if word_lr is None else word_lr), optimizer
         self.optimizer = self._optimizer()
-        ours = {id(parameter) for parameter in self.weights}
-        self.speaking = any(id(parameter) in ours for parameter in backbone.text_encoder.parameters())
+        learning = ours - {id(row) for row in added}
+        self.speaking = any(id(parameter) in learning for parameter in backbone.text_encoder.parameters())
         self.known: dict[str, Tensor] = {}
 
     def _optimizer(self) -> torch.optim.Optimizer:
