@@ -53,15 +53,15 @@ def shuffle_phases(offset: Tensor, generators: Sequence[Generator], turns: int) 
     height, width = offset.shape[-2:]
     amplitude = torch.fft.rfft2(offset).abs()
     values = offset.flatten(2).sort(-1).values
-    now = _with_values(randn(offset, generators), values)
+    now = with_values(randn(offset, generators), values)
     for _ in range(turns):
         phase = torch.fft.rfft2(now).angle()
-        now = _with_values(torch.fft.irfft2(torch.polar(amplitude, phase), s=(height, width)), values)
+        now = with_values(torch.fft.irfft2(torch.polar(amplitude, phase), s=(height, width)), values)
     return now
 
 
-def _with_values(field: Tensor, values: Tensor) -> Tensor:
-    """The ranks of ``field`` with the sorted ``values`` in their places."""
+def with_values(field: Tensor, values: Tensor) -> Tensor:
+    """The ranks of ``field``, channel by channel, with the sorted ``values`` in their places."""
     flat = field.flatten(2)
     ranks = flat.argsort(dim=-1, stable=True).argsort(dim=-1, stable=True)
     return values.gather(-1, ranks).view_as(field)

@@ -20,6 +20,8 @@ METHOD = Method(
     needs=("backbone",),
 )
 
+CONTROLS = ("clip_only", "latents_only", "matched_noise", "realign", "shuffled", "transplant")
+
 
 class Config(ProtectConfig):
     """Whose perturbation."""
@@ -52,7 +54,7 @@ def perturbation(
     Raises:
         UserError: the base is itself a control.
     """
-    if base.name in ("transplant", "shuffled"):
+    if base.name in CONTROLS:
         raise UserError(f"base: {base.name} is a control of other protections; choose a protection, such as aspl.")
     entry = registry.load("protect", base.name)
     given = context.suite.settings(base.name, base.settings) | {"budget": config.budget, "norm": config.norm}
