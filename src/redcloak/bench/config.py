@@ -160,6 +160,7 @@ class MatrixConfig(Strict):
         "treated", description="treated: clean photos and random noise go through every purifier and CDL, too"
     )
     metrics: tuple[str, ...] = ("identity", "quality", "alignment")
+    metric_settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="metric -> its settings")
     images_per_prompt: int = Field(8, ge=1, le=64)
     sampling_steps: int = Field(25, ge=1, le=999)
     guidance: float | None = Field(None, ge=1, le=30)
@@ -207,7 +208,16 @@ class MatrixConfig(Strict):
 
     def audit(self, person: Person) -> AuditConfig:
         """The configuration of one subject, at the first value of every other axis."""
-        same = ("suite", "metrics", "images_per_prompt", "sampling_steps", "guidance", "class_images", "seeds")
+        same = (
+            "suite",
+            "metrics",
+            "metric_settings",
+            "images_per_prompt",
+            "sampling_steps",
+            "guidance",
+            "class_images",
+            "seeds",
+        )
         place = ("precision", "device", "memory")
         return AuditConfig(
             photos=person.photos,

@@ -22,7 +22,7 @@ class Digests:
     for drawn subjects the source of the portrait generator.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.known: dict[str, Any] = {}
         self.changed = False

@@ -106,6 +106,7 @@ class Matrix:
     graph: Graph = field(default_factory=Graph)
     arms: list[Arm] = field(default_factory=list)
     held_out: dict[str, bool] = field(default_factory=dict)
+    digests: Digests = field(default_factory=Digests)
 
     @classmethod
     def of(cls, config: MatrixConfig, digests: Digests | None = None) -> Matrix:
@@ -114,10 +115,10 @@ class Matrix:
         Raises:
             UserError: an unknown name, a wrong setting, or photos that are not there.
         """
-        matrix, kept, known = cls(config), Filter(config), digests or Digests(None)
+        matrix, kept = cls(config, digests=digests or Digests()), Filter(config)
         for person in config.subjects:
-            matrix.arms += _Weaver(matrix, person, kept, known).arms()
-        known.keep()
+            matrix.arms += _Weaver(matrix, person, kept).arms()
+        matrix.digests.keep()
         return matrix
 
     def targets(self) -> list[Node]:
@@ -128,11 +129,11 @@ class Matrix:
 class _Weaver:
     """Weaves the arms of one subject into the graph."""
 
-    def __init__(self, matrix: Matrix, person: Person, kept: Filter, digests: Digests) -> None:
+    def __init__(self, matrix: Matrix, person: Person, kept: Filter) -> None:
         self.config, self.person, self.kept = matrix.config, person, kept
         audit = matrix.config.audit(person)
         suite = load_suite(audit.suite, audit.machine)
-        photos = digests.photos(person.photos, suite.spec.resolution)
+        photos = matrix.digests.photos(person.photos, suite.spec.resolution)
         matrix.held_out[person.label] = photos.held_out
         self.base = Builder(audit, suite, photos, matrix.graph)
         self.trainers = [

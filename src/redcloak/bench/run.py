@@ -1,0 +1,209 @@
+"""Run a matrix: what is missing is made, what fails stops nobody else, and the results are written anew.
+
+The folder of a run holds ``matrix.yaml`` (every default resolved), ``results.parquet``, ``board.json``,
+``leaderboard.html``, and ``store/`` where no other store is named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal, get_args
+
+from redcloak.bench.board import Board, Failure, board, read_board
+from redcloak.bench.digests import Digests
+from redcloak.bench.drive import behind, drive, failures
+from redcloak.bench.grid import Arm, Matrix
+from redcloak.bench.plan import MatrixPlan, plan, present
+from redcloak.bench.results import Results
+from redcloak.errors import UserError
+from redcloak.execute import Event
+from redcloak.images import check_writable
+from redcloak.matrix import Node
+from redcloak.report.table import write_whole
+from redcloak.store import Artifact, Store
+
+Overwrite = Literal["missing", "retry", "force", "read-only"]
+WAYS: tuple[Overwrite, ...] = get_args(Overwrite)
+FILES = ("results.parquet", "board.json", "leaderboard.html")
+
+
+def silent(event: Event) -> None:
+    """Follow nothing."""
+
+
+@dataclass
+class Bench:
+    """A matrix, the folder of its run, and the store."""
+
+    matrix: Matrix
+    out: Path
+    store: Store
+
+    def plan(self, workers: int) -> MatrixPlan:
+        """What a run would cost."""
+        return plan(self.matrix, self.store, workers, self.store.root)
+
+    def run(
+        self,
+        overwrite: Overwrite = "missing",
+        workers: int = 2,
+        on_event: Callable[[Event], None] = silent,
+    ) -> Board:
+        """Make what ``overwrite`` says and write the results of all arms that are finished.
+
+        ``missing`` makes what is not there, what failed before included; ``retry`` only what failed and what waits for
+        it; ``force`` everything anew; ``read-only`` nothing.
+
+        Raises:
+            UserError: another run is at work in the same folder, the store cannot be used, or no arm is finished.
+        """
+        if overwrite == "read-only":
+            return self.report()
+        check_writable(self.out)
+        with only_driver(self.out):
+            self.matrix.digests.keep()
+            write_whole(self.out / "matrix.yaml", self.matrix.config.text().encode())
+            if overwrite == "force":
+                forget(self.matrix, self.store)
+            targets = self.failed_before() if overwrite == "retry" else self.matrix.targets()
+            drive(self.matrix.graph, self.store, targets, workers, on_event)
+            return self.report()
+
+    def failed_before(self) -> list[Node]:
+        """The targets of the arms of which a stage failed last time."""
+        waiting = behind(self.matrix.graph, [each.key for each in failures(self.store)])
+        return [node for node in self.matrix.targets() if node.key in waiting]
+
+    def finished(self) -> list[Arm]:
+        """The arms of which everything is there that a report reads."""
+        keys = present(self.store)
+        return [arm for arm in self.matrix.arms if all(node.key in keys for node in arm.targets)]
+
+    def failures(self) -> list[Failure]:
+        """What failed of this matrix, and has not succeeded since."""
+        mine = {node.key: node for node in self.matrix.graph.order()}
+        found = [each for each in failures(self.store) if each.key in mine]
+        return [Failure(label=each.label, key=each.key, reason=each.reason) for each in found]
+
+    def report(self, anew: bool = False) -> Board:
+        """Write the results, the board and the page of what is there; nothing where they say that already."""
+        arms, failures = self.finished(), self.failures()
+        if not arms:
+            raise UserError(f"store {self.store.root}: no arm of {self.matrix.config.name} is finished; run it first.")
+        of = _digest(arms, failures)
+        if not anew and all((self.out / name).is_file() for name in FILES):
+            found = read_board(self.out)
+            if found.of == of:
+                return found
+        return self._write(arms, failures, of)
+
+    def _write(self, arms: list[Arm], failures: list[Failure], of: str) -> Board:
+        from redcloak.bench.page import page
+
+        results = Results.of(self.matrix, self._read, arms)
+        made = board(self.matrix, results, self.store, arms, failures).model_copy(update={"of": of})
+        check_writable(self.out)
+        results.write(self.out / "results.parquet")
+        write_whole(self.out / "leaderboard.html", page(made, arms, self._read, self.out, self.store.root).encode())
+        write_whole(self.out / "board.json", made.to_json().encode())
+        return made
+
+    def _read(self, node: Node) -> Artifact:
+        return self.store.read(node.key, node.label)
+
+
+def prepare(matrix: Matrix, out: Path, store: Path | None, read_only: bool = False) -> Bench:
+    """A run that is set up: its methods' models are there, and its folders may be written."""
+    kept = store or out / "store"
+    if not read_only:
+        check_models(matrix)
+        check_writable(out)
+    elif not kept.is_dir():
+        raise UserError(f"store {kept}: there is none; run the matrix first, or name another --store.")
+    return Bench(matrix, out, Store(kept))
+
+
+def check_models(matrix: Matrix) -> None:
+    """See that the suite has what the methods need, without loading it."""
+    from redcloak import registry
+    from redcloak.api import Kind
+    from redcloak.config import Choice
+    from redcloak.suite import load
+
+    config = matrix.config
+    audit = config.audit(config.subjects[0])
+    suite = load(audit.suite, audit.machine)
+    kinds: list[tuple[Kind, tuple[Choice, ...]]] = [
+        ("protect", tuple(step for option in config.protections for step in option.chain)),
+        ("purify", tuple(step for option in config.purifiers for step in option.chain)),
+        ("personalize", tuple(step for option in config.trainers for step in option.chain)),
+        ("metrics", tuple(Choice(name=name) for name in (*config.metrics, "fidelity"))),
+    ]
+    slots = ["backbone"]
+    for kind, choices in kinds:
+        for choice in choices:
+            entry = registry.describe(kind, choice.name)
+            slots += entry.needs(entry.configure(**suite.settings(choice.name, choice.settings)))
+    suite.check(*dict.fromkeys(slots))
+
+
+@contextmanager
+def only_driver(out: Path) -> Iterator[None]:
+    """Let one run at a time write a folder; several folders may share a store."""
+    path = out / ".driver"
+    with path.open("a+") as file:
+        try:
+            lock(file)
+        except OSError:
+            raise UserError(
+                f"--out {str(out)!r}: another `redcloak bench run` is at work there; wait for it, or give another "
+                "--out (several runs may share one --store)."
+            ) from None
+        yield
+
+
+def lock(file: IO[str]) -> None:
+    """Hold a file until it is closed, or this process ends in whatever way; an OSError where another holds it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def forget(matrix: Matrix, store: Store) -> None:
+    """Set aside every artifact of a matrix, so that it is made anew."""
+    keys = present(store)
+    nodes, _ = matrix.graph.split(lambda _: None, matrix.targets())
+    for node in nodes:
+        if node.key in keys:
+            discard(store, node.key)
+
+
+def discard(store: Store, key: str) -> None:
+    """Delete an artifact: renamed first, so that nobody meets half of one."""
+    import secrets
+    import shutil
+
+    aside = store.root / "quarantine" / f"{key}~{secrets.token_hex(4)}"
+    store.path(key).rename(aside)
+    shutil.rmtree(aside)
+
+
+def photos_known(out: Path) -> Digests:
+    """What is remembered of photos in the folder of a run."""
+    return Digests(out / "photos.json")
+
+
+def _digest(arms: list[Arm], failures: list[Failure]) -> str:
+    parts = [f"{arm.axes} {arm.scores.key} {arm.photo_scores and arm.photo_scores.key}" for arm in arms]
+    parts += [f"failed {each.key} {each.reason}" for each in failures]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

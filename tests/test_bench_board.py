@@ -1,0 +1,284 @@
+"""The leaderboard, claims and comparisons, on scores whose right answer is known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from math import isnan
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_bench_plan import people
+from test_cli import run
+
+from redcloak.bench import claims
+from redcloak.bench.board import Board, board, read_board
+from redcloak.bench.compare import changes, compare
+from redcloak.bench.config import MatrixConfig
+from redcloak.bench.grid import Arm, Matrix
+from redcloak.bench.page import bar, headline, page, signed
+from redcloak.bench.results import Cell, Results, Score
+from redcloak.config import validate
+from redcloak.errors import UserError
+from redcloak.report.table import write_whole
+from redcloak.stats import Estimate, paired_difference
+from redcloak.store import Store
+
+__all__ = ["people"]
+
+CLEAN, FLOOR = 0.6, 0.05
+# Identity that the red team is left with: protection -> (nothing, jpeg, cdl, jpeg and cdl).
+LEFT = {
+    "clean": (0.60, 0.58, 0.59, 0.57),
+    "random_noise": (0.58, 0.58, 0.57, 0.56),
+    "advdm": (0.10, 0.30, 0.20, 0.25),  # strong against nothing at all, weak against jpeg
+    "aspl": (0.20, 0.22, 0.24, 0.40),
+    "pid": (0.55, 0.30, 0.30, 0.30),  # against it, doing nothing is best
+}
+SUBJECTS = 5
+
+
+def score(arm: Arm, rng: np.random.Generator, shift: float = 0.0) -> list[Score]:
+    axes = arm.axes
+    team = (axes.purifier == "jpeg") + 2 * (axes.decoupling == "cdl")
+    level = FLOOR if axes.protection == "untuned" else LEFT[axes.protection][team] + shift
+    values = level + rng.normal(0, 0.01, 4)
+    return [
+        Score(axes, "generated", "a photo", f"{image}.png", metric, float(value), arm.scores.key)
+        for image, value in enumerate(values)
+        for metric, value in (("identity_zero", value), ("face_found", 1.0))
+    ]
+
+
+@pytest.fixture
+def matrix(people) -> Matrix:
+    folders = [{"photos": people[n % 2], "label": f"s{n}"} for n in range(SUBJECTS)]
+    given = {
+        "subjects": folders,
+        "protections": ["advdm", "aspl", "pid"],
+        "purifiers": ["none", "jpeg"],
+        "seeds": [0, 1],
+    }
+    return Matrix.of(validate(MatrixConfig, given, "m"))
+
+
+def results(matrix: Matrix, shift: float = 0.0) -> Results:
+    rng = np.random.default_rng(0)
+    rows = [row for arm in matrix.arms for row in score(arm, rng, shift)]
+    return Results("own", 1, "tiny", rows)
+
+
+@pytest.fixture
+def made(matrix, tmp_path) -> Board:
+    return board(matrix, results(matrix), Store(tmp_path / "store"), matrix.arms, ())
+
+
+def test_protections_stand_by_what_survives_the_strongest_red_team(made):
+    found = {row.protection: row for row in made.standings}
+    assert [row.protection for row in made.standings] == ["advdm", "aspl", "pid"]
+    strongest = {name: row.strongest.label for name, row in found.items()}
+    assert strongest == {"advdm": "jpeg", "aspl": "jpeg + cdl", "pid": "nothing"}
+    for name, row in found.items():
+        assert row.survives.estimate == pytest.approx(CLEAN - max(LEFT[name]), abs=0.01)
+        assert row.survives.low < row.survives.estimate < row.survives.high
+        assert row.survives.clusters == SUBJECTS
+        assert row.untreated.estimate == pytest.approx(CLEAN - LEFT[name][0], abs=0.01)
+    assert found["advdm"].share.estimate == pytest.approx(0.3 / 0.5, abs=0.03)
+    assert found["pid"].share is None
+    assert found["aspl"].beyond_noise.estimate == pytest.approx(0.56 - 0.40, abs=0.01)
+
+
+def test_what_survives_is_paired_by_subject_and_seed(matrix, made):
+    scores = results(matrix)
+    clean = Cell("clean", "-", "none", "dreambooth", "plain", "prompts")
+    worst = Cell("aspl", "11", "jpeg", "dreambooth", "cdl", "prompts")
+    expected = paired_difference(scores.sample(clean, "identity_zero"), scores.sample(worst, "identity_zero"))
+    assert made.standing("aspl").survives == expected
+
+
+def test_baselines_tell_what_the_cure_costs(made):
+    clean, noise = made.baselines
+    costs = [cell.survives.estimate for cell in clean.cells]
+    nothing, jpeg, cdl, both = (CLEAN - left for left in LEFT["clean"])
+    assert costs == pytest.approx([nothing, cdl, jpeg, both], abs=0.008)
+    assert noise.survives.estimate == pytest.approx(0.02, abs=0.01)
+
+
+def test_flags_go_to_the_arms_they_speak_of(matrix, tmp_path):
+    scores = results(matrix)
+    board(matrix, scores, Store(tmp_path / "store"), matrix.arms, ())
+    of = {(cell.protection, cell.purifier): set(flags) for cell, flags in scores.flags.items()}
+    assert "random-noise-as-harmful" not in of["advdm", "none"]
+    assert "too-few-images" not in of["advdm", "none"]
+    assert "white-box" in of["aspl", "jpeg"]
+    for row in list(scores.rows):
+        if row.axes.protection == "random_noise" and row.metric == "identity_zero":
+            scores.rows[scores.rows.index(row)] = row._replace(value=0.05)
+    del scores.groups
+    board(matrix, scores, Store(tmp_path / "store"), matrix.arms, ())
+    assert "random-noise-as-harmful" in scores.flags[Cell("advdm", "11", "none", "dreambooth", "plain", "prompts")]
+
+
+def test_results_are_read_back_as_written(matrix, tmp_path):
+    scores = results(matrix)
+    scores.flags = {scores.cells[3]: ("no-face", "white-box")}
+    scores.rows[0] = scores.rows[0]._replace(value=float("nan"))
+    again = Results.read(scores.write(tmp_path / "results.parquet"))
+    assert (again.protocol, again.version, again.suite) == ("own", 1, "tiny")
+    assert again.cells == scores.cells
+    assert again.rows[1:] == scores.rows[1:]
+    assert isnan(again.rows[0].value)
+    assert again.flags[scores.cells[3]] == ("no-face", "white-box")
+    assert again.flags[scores.cells[0]] == ()
+    (tmp_path / "results.parquet").write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="cannot read the results"):
+        Results.read(tmp_path / "results.parquet")
+
+
+def test_the_board_is_read_back_as_written(made, tmp_path):
+    write_whole(tmp_path / "board.json", made.to_json().encode())
+    assert read_board(tmp_path) == made
+    assert made.standing("aspl", "11").protection == "aspl"
+    with pytest.raises(UserError, match="protection 'asp': it is not on this board"):
+        made.standing("asp")
+    (tmp_path / "board.json").write_text('{"schema_version": 99}')
+    with pytest.raises(UserError, match="schema_version is not 1"):
+        read_board(tmp_path)
+
+
+def test_the_headline_says_what_survives(made):
+    assert headline(made).startswith(
+        "After the strongest red team 3 of 3 protections still take some identity; most, 0.3"
+    )
+    none = Estimate(0.01, -0.02, 0.04, 5)
+    weak = made.model_copy(update={"standings": tuple(r.model_copy(update={"survives": none}) for r in made.standings)})
+    assert headline(weak) == "None of 3 protections measurably survives the strongest red team."
+    assert headline(made.model_copy(update={"standings": ()})) == "No protection was scored."
+
+
+def test_numbers_and_bars():
+    assert signed(Estimate(-0.1234, -0.2, 0.05, 5)) == "−0.12 [−0.20, 0.05]"
+    assert signed(Estimate(0.5, float("nan"), float("nan"), 1)) == "0.50"
+    assert signed(Estimate(float("nan"), float("nan"), float("nan"), 0)) == "–"
+    at = bar(Estimate(0.1, 0.0, 0.3, 5), (-0.1, 0.4))
+    assert at == {"zero": 20.0, "dot": 40.0, "left": 20.0, "width": 60.0}
+
+
+def test_what_a_person_supplies_is_escaped(made, tmp_path):
+    evil = made.model_copy(update={"title": "<script>alert(1)</script>", "protocol": "<b>"})
+    text = page(evil, [], lambda node: pytest.fail("nothing is read"), tmp_path, tmp_path / "store")
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert" in text
+    assert text.count("<script>") == 1
+
+
+# --- comparisons ------------------------------------------------------------------------------------------------------
+
+
+def keep(folder: Path, matrix: Matrix, shift: float = 0.0, **changes: object) -> Path:
+    """The folder of a run whose scores are shifted."""
+    folder.mkdir()
+    scores = results(matrix, shift)
+    made = board(matrix, scores, Store(folder / "store"), matrix.arms, ())
+    made = made.model_copy(update={"config": made.config | changes})
+    scores.write(folder / "results.parquet")
+    write_whole(folder / "board.json", made.to_json().encode())
+    return folder
+
+
+def test_two_runs_are_compared_arm_by_arm(matrix, tmp_path, capsys):
+    a, b = keep(tmp_path / "a", matrix), keep(tmp_path / "b", matrix, 0.1, sampling_steps=50)
+    found = compare(a, b)
+    assert found.settings == (("sampling_steps", 25, 50),)
+    assert (found.only_a, found.only_b) == ((), ())
+    treated = [each for each in found.arms if each.cell.protection != "untuned"]
+    assert all(each.certain and each.change.estimate == pytest.approx(0.1, abs=1e-9) for each in treated)
+    (floor,) = (each for each in found.arms if each.cell.protection == "untuned")
+    assert not floor.certain
+    assert run("bench", "compare", a, b) == 0
+    told = capsys.readouterr().out
+    assert "sampling_steps: 25 -> 50" in told
+    assert "advdm@11 jpeg + cdl (prompts)" in told
+    assert run("bench", "compare", a, b, "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["arms"]) == len(found.arms)
+    assert run("bench", "compare", a, tmp_path / "nothing") == 2
+
+
+def test_changes_match_what_has_a_label_by_it():
+    a = {"protections": [{"label": "aspl", "chain": [{"steps": 1}]}, {"label": "pid"}], "seeds": [0, 1], "old": 1}
+    b = {"protections": [{"label": "mist"}, {"label": "aspl", "chain": [{"steps": 2}]}], "seeds": [0], "new": 1.0}
+    assert list(changes(a, b)) == [
+        ("protections[aspl].chain[0].steps", 1, 2),
+        ("protections[pid]", "there", None),
+        ("protections[mist]", None, "there"),
+        ("seeds", [0, 1], [0]),
+        ("old", 1, None),
+        ("new", None, 1.0),
+    ]
+    assert list(changes({"steps": 1}, {"steps": 1.0})) == [("steps", 1, 1.0)]  # keys tell them apart, too
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_stands_until_a_run_lowers_it(matrix, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, lower = keep(tmp_path / "first", matrix), keep(tmp_path / "lower", matrix)
+    cells = read_board(lower)
+    rows = list(cells.standings)
+    at = next(index for index, row in enumerate(rows) if row.protection == "aspl")
+    strong = rows[at].cells[0].model_copy(update={"survives": Estimate(0.03, 0.01, 0.05, 5), "label": "a new one"})
+    rows[at] = rows[at].model_copy(
+        update={"cells": (strong, *rows[at].cells[1:]), "at": 0, "survives": strong.survives}
+    )
+    write_whole(lower / "board.json", cells.model_copy(update={"standings": tuple(rows)}).to_json().encode())
+    assert run("bench", "claim", first, "--protection", "aspl", "--by", "us") == 0
+    path = tmp_path / "claims" / "aspl-11-tiny.json"
+    claim = claims.read_claim(path)
+    assert (claim.stands.survives.estimate, claim.stands.by) == (pytest.approx(0.2, abs=0.01), "us")
+    assert claim.stands.red_team == "jpeg + cdl"
+    assert claim.stands.purifier["chain"] == [{"name": "jpeg", "settings": {}}]
+    assert run("bench", "claim", first, "--protection", "aspl") == 2
+    assert "there is a claim of that name" in capsys.readouterr().err
+    assert run("bench", "claim", first, "--challenge", path) == 2
+    assert "a challenge lowers it" in capsys.readouterr().err
+    assert run("bench", "claim", lower, "--challenge", path, "--by", "them") == 0
+    assert "0.030 [0.010, 0.050] stands, by a new one" in capsys.readouterr().out
+    assert [each.by for each in claims.read_claim(path).challenges] == ["them"]
+    assert [each.name for each in claims.claims(path.parent)] == ["aspl-11-tiny"]
+    assert run("bench", "claim", lower) == 2
+
+
+def test_a_challenge_is_of_the_same_protection_budget_and_suite(matrix, tmp_path, capsys):
+    run_ = keep(tmp_path / "run", matrix)
+    path = claims.make(run_, "aspl", None, "mine", tmp_path / "claims")
+    kept = claims.read_claim(path)
+    for changed, reason in (
+        (kept.model_copy(update={"suite": "sd15"}), "the claim is of suite 'sd15'"),
+        (kept.model_copy(update={"budget": 4.0}), "the run has no 'aspl' at 4/255"),
+        (kept.model_copy(update={"protection": {"label": "aspl", "chain": [{"name": "aspl"}]}}), "with the claim's"),
+    ):
+        path.write_text(changed.model_dump_json())
+        assert run("bench", "claim", run_, "--challenge", path) == 2
+        assert reason in capsys.readouterr().err
+
+
+def test_a_claim_that_makes_no_sense_is_refused(matrix, tmp_path):
+    path = claims.make(keep(tmp_path / "run", matrix), "pid", "11", "mine", tmp_path / "claims")
+    kept = claims.read_claim(path)
+    higher = kept.claimed.model_copy(update={"survives": replace(kept.claimed.survives, estimate=0.9)})
+    bad = {
+        "does not lower": kept.model_copy(update={"challenges": (higher,)}),
+        "is called 'other'": kept.model_copy(update={"name": "other"}),
+        "schema_version": kept.model_copy(update={"schema_version": 2}),
+    }
+    for reason, claim in bad.items():
+        path.write_text(claim.model_dump_json())
+        with pytest.raises(UserError, match=reason):
+            claims.read_claim(path)
+
+
+def test_every_claim_of_this_repository_is_sound():
+    folder = Path(__file__).parents[1] / "claims"
+    assert [claim.name for claim in claims.claims(folder)] == sorted(path.stem for path in folder.glob("*.json"))

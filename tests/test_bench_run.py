@@ -1,0 +1,308 @@
+"""A small matrix from its YAML to the page, on random weights; what fails, what is shared, what is taken care of."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+import pytest
+import yaml
+from test_bench_plan import people
+from test_cli import run
+
+from redcloak import stages
+from redcloak.bench.drive import failures
+from redcloak.bench.run import only_driver
+from redcloak.store import Store
+
+__all__ = ["people"]
+
+SMALL = {
+    "protocol": "small",
+    "title": "Random weights",
+    "protections": [{"name": "photoguard", "steps": 2}],
+    "purifiers": ["none", "jpeg"],
+    "trainers": [{"name": "dreambooth", "steps": 1, "batch": 1, "label": "dreambooth"}],
+    "seeds": [0],
+    "baselines": "plain",
+    "prompts": ["a photo of {subject}"],
+    "metrics": ["identity", "quality"],
+    "images_per_prompt": 2,
+    "sampling_steps": 2,
+    "class_images": 2,
+    "workers": 1,
+}
+ARMS = 2 * 7  # of each person: untuned, clean, noise, and four red teams against the protection
+
+
+def write(folder: Path, people: list[str], suite_folder: Path, **changes: object) -> Path:
+    path = folder / "m.yaml"
+    path.write_text(yaml.safe_dump({"subjects": people, "suite": str(suite_folder)} | SMALL | changes))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(people, suite_folder, tmp_path_factory) -> Path:
+    """A finished run. Do not change it: copy it."""
+    folder = tmp_path_factory.mktemp("bench")
+    assert run("bench", "run", write(folder, people, suite_folder), "--out", folder / "run") == 0
+    return folder
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Path:
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.fixture
+def computed(monkeypatch) -> list[str]:
+    """The stages that run in this process from now on."""
+    seen: list[str] = []
+
+    def counted(name, function):
+        def stage(*args):
+            seen.append(name)
+            return function(*args)
+
+        return stage
+
+    for name, function in stages.STAGES.items():
+        monkeypatch.setitem(stages.STAGES, name, counted(name, function))
+    return seen
+
+
+def again(folder: Path, *more: object, verb: str = "run") -> int:
+    return run("bench", verb, folder / "m.yaml", "--out", folder / "run", *more)
+
+
+def test_the_same_command_computes_nothing_and_says_the_same(copy, computed, capsys):
+    before = {path.name: path.stat().st_mtime_ns for path in (copy / "run").glob("*.*")}
+    assert again(copy) == 0
+    told = capsys.readouterr().out
+    assert computed == []
+    after = {path.name: path.stat().st_mtime_ns for path in (copy / "run").glob("*.*")}
+    assert {name for name in after if after[name] != before[name]} == {"matrix.yaml"}
+    assert f"small v1: {ARMS} of {ARMS} arms." in told
+    assert "photoguard(steps=2)" in told
+    assert told.rstrip().endswith("leaderboard.html")
+    assert run("bench", "plan", copy / "m.yaml", "--out", copy / "run") == 0
+    assert "Nothing is left to run" in capsys.readouterr().out
+
+
+def test_the_resolved_matrix_is_the_same_run(copy, computed, capsys):
+    assert run("bench", "run", copy / "run" / "matrix.yaml", "--out", copy / "run", "--json") == 0
+    assert computed == []
+    assert json.loads(capsys.readouterr().out)["arms_finished"] == ARMS
+
+
+def test_every_score_is_a_row_with_every_axis(finished):
+    table = pandas.read_parquet(finished / "run" / "results.parquet")
+    drawn = table[table.source == "generated"]
+    assert len(drawn) == ARMS * 2 * drawn.metric.nunique()
+    assert set(drawn.protection) == {"untuned", "clean", "random_noise", "photoguard(steps=2)"}
+    assert set(drawn.decoupling) == {"plain", "cdl"}
+    assert set(drawn.purifier) == {"none", "jpeg"}
+    assert set(drawn[drawn.protection == "random_noise"].budget) == {11.0}
+    assert drawn[drawn.protection == "clean"].budget.isna().all()
+    assert set(drawn.prompt) == {"a photo of sks person"}
+    store = Store(finished / "run" / "store")
+    for key, rows in table.groupby("key", observed=True):
+        scores = json.loads((store.find(key).path / "scores.json").read_text())
+        expected = sorted((image, metric) for _, image, metric, _ in scores)
+        assert sorted(zip(rows.image, rows.metric, strict=True)) == expected
+    assert {"linf", "psnr"} <= set(table[table.source == "photos"].metric)
+    assert "clean-did-not-learn" in " ".join(drawn.red_flags.astype(str))  # random weights learn nobody
+    assert (table.protocol == "small").all()
+
+
+def test_the_page_is_whole_and_opens_every_cell(finished):
+    page = (finished / "run" / "leaderboard.html").read_text()
+    assert not re.search(r"""(src|href)="(?!data:)""", page)
+    script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)[1]
+    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in page
+    opened, there = (
+        set(re.findall(r'popovertarget="(\w+-\d+)"', page)),
+        set(re.findall(r'popover id="(\w+-\d+)"', page)),
+    )
+    assert opened == there
+    assert len(there) == 6
+    assert page.count("data:image/webp") >= 6 * 2
+    assert "protection=photoguard(steps=2),budget=11,purifier=jpeg" in page.replace("&#39;", "'")
+    assert "small v1" in page
+    assert len(page) < 1_000_000
+
+
+def test_the_command_of_a_cell_makes_it_from_the_same_store(finished, tmp_path, computed, monkeypatch, capsys):
+    from redcloak.bench.board import read_board
+    from redcloak.bench.page import command
+
+    board = read_board(finished / "run")
+    row = board.standings[0]
+    words = command(row, row.cells[-1], tmp_path / "x", finished / "run" / "store")
+    shutil.copytree(finished / "run", tmp_path / "x", ignore=shutil.ignore_patterns("store"))
+    monkeypatch.chdir(tmp_path)
+    assert run(*shlex.split(words)[1:], "--json") == 0
+    assert computed == []
+    made = json.loads(capsys.readouterr().out)
+    assert [cell["label"] for cell in made["standings"][0]["cells"]] == ["nothing", row.cells[-1].label]
+
+
+def broken(*_: object) -> dict[str, object]:
+    raise RuntimeError("the compressor is on fire")
+
+
+def test_what_fails_stops_nobody_else_is_kept_and_is_tried_again(people, suite_folder, tmp_path, monkeypatch, capsys):
+    write(tmp_path, people[:1], suite_folder)
+    with monkeypatch.context() as patch:
+        patch.setitem(stages.STAGES, "purify", broken)
+        assert again(tmp_path) == 1
+    told = capsys.readouterr().out
+    assert "failed: purify: jpeg" in told
+    assert "5 of 7 arms" in told
+    (failed,) = failures(Store(tmp_path / "run" / "store"))
+    assert failed.reason == "RuntimeError: the compressor is on fire"
+    assert "in broken" in failed.trace
+    assert "compressor" in (tmp_path / "run" / "leaderboard.html").read_text()
+    assert again(tmp_path, "--json", verb="plan") == 0
+    rows = {row["stage"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert (rows["purify"]["failed"], rows["purify"]["missing"], rows["protect"]["missing"]) == (1, 1, 0)
+    assert run("bench", "why", tmp_path / "m.yaml", failed.key[:8], "--out", tmp_path / "run") == 0
+    assert "it failed: RuntimeError: the compressor" in capsys.readouterr().out
+    assert again(tmp_path, "--overwrite", "retry") == 0
+    assert "7 of 7 arms" in capsys.readouterr().out
+    assert list(failures(Store(tmp_path / "run" / "store"))) == []
+
+
+def test_nobody_is_left_over_where_all_fail(people, suite_folder, tmp_path, monkeypatch, capsys):
+    write(tmp_path, people[:1], suite_folder)
+    monkeypatch.setitem(stages.STAGES, "photos", broken)
+    assert again(tmp_path) == 2
+    assert "no arm of small v1 is finished" in capsys.readouterr().err
+    assert {each.attempts for each in failures(Store(tmp_path / "run" / "store"))} == {1}
+    assert again(tmp_path) == 2
+    assert {each.attempts for each in failures(Store(tmp_path / "run" / "store"))} == {2}
+
+
+def test_words_for_what_is_there(copy, people, suite_folder, computed, capsys):
+    assert again(copy, "--overwrite", "read-only") == 0
+    assert computed == []
+    assert again(copy, "--overwrite", "retry") == 0
+    assert computed == []
+    write(copy, people[:1], suite_folder)
+    assert again(copy, "--overwrite", "force", "--only", "purifier=none,decoupling=plain") == 0
+    assert computed.count("personalize") == 3  # the other arms, and the other person, are left alone
+    assert "purify" not in computed
+    capsys.readouterr()
+    assert again(copy, "--overwrite", "forse") == 2
+    assert "did you mean 'force'" in capsys.readouterr().err
+    assert run("bench", "run", copy / "m.yaml", "--out", copy / "new", "--overwrite", "read-only") == 2
+    assert "there is none; run the matrix first" in capsys.readouterr().err
+    assert not (copy / "new").exists()
+
+
+def test_two_drivers_are_told_in_one_line(copy, capsys):
+    with only_driver(copy / "run"):
+        assert again(copy) == 2
+    told = capsys.readouterr().err
+    assert "another `redcloak bench run` is at work there" in told
+    assert told.count("\n") == 1
+    assert again(copy) == 0
+
+
+def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(people, suite_folder, tmp_path, capsys):
+    path = write(tmp_path, people[:1], suite_folder, purifiers=["none"])
+    command = [sys.executable, "-m", "redcloak", "bench", "run", str(path), "--out", str(tmp_path / "run")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as driver:
+        for line in driver.stderr:
+            if "protect" in line:
+                break
+        driver.send_signal(signal.SIGINT)
+        told = driver.stderr.read()
+    assert driver.returncode == 130
+    assert "run the same command again" in told
+    assert "Traceback" not in told
+    there = sum(1 for _ in Store(tmp_path / "run" / "store").manifests())
+    assert there > 0
+    assert again(tmp_path) == 0
+    assert "5 of 5 arms" in capsys.readouterr().out
+
+
+def why(folder: Path, name: str, capsys, *more: object) -> str:
+    assert again(folder, name, *more, verb="why") == 0
+    return capsys.readouterr().out
+
+
+def test_why_tells_hits_and_the_fields_that_differ(copy, people, suite_folder, capsys):
+    assert again(copy, "personalize: clean", verb="why") == 2
+    assert "names 2 stages; take one by its key" in capsys.readouterr().err
+    assert again(copy, "persnalize: clean", verb="why") == 2
+    assert "did you mean 'personalize: clean'" in capsys.readouterr().err
+    write(copy, people[:1], suite_folder)
+    assert "hit, it is in the store" in why(copy, "personalize: clean", capsys)
+    changed = [{"name": "photoguard", "steps": 3}]
+    write(copy, people[:1], suite_folder, protections=changed)
+    told = why(copy, "protect: photoguard", capsys)
+    assert "miss; the nearest result is" in told
+    assert "method.settings.steps: 2 there, 3 wanted" in told
+    told = why(copy, "personalize: photoguard(steps=3)@11 jpeg", capsys)
+    assert "input photos, purify: jpeg" in told
+    assert "    method.settings.steps: 2 there, 3 wanted" in told
+    found = json.loads(why(copy, "protect: photoguard", capsys, "--json"))
+    assert found["fields"] == [{"field": "method.settings.steps", "wanted": 3, "there": 2}]
+
+
+def test_gc_tells_first_and_deletes_what_no_matrix_needs(copy, people, suite_folder, computed, capsys):
+    store = copy / "run" / "store"
+    write(copy, people, suite_folder, purifiers=["none"])
+    before = {manifest.key for manifest in Store(store).manifests()}
+    assert again(copy, verb="gc") == 0
+    told = capsys.readouterr().out
+    assert told.startswith("Would delete (add --delete)")
+    assert re.search(r"personalize +4 ", told)  # jpeg with and without decoupling, for two people
+    assert {manifest.key for manifest in Store(store).manifests()} == before
+    assert again(copy, "--delete", "--json", verb="gc") == 0
+    assert json.loads(capsys.readouterr().out)["stages"]["purify"]["artifacts"] == 2
+    assert len(before) - sum(1 for _ in Store(store).manifests()) > 10
+    assert again(copy) == 0
+    assert computed == []
+    assert again(copy, "--models", "--delete", verb="gc") == 0
+    assert "personalize" not in {manifest.stage for manifest in Store(store).manifests()}
+    assert again(copy) == 0
+    assert computed == []  # nobody needs a model whose pictures are drawn
+
+
+def test_verify_finds_a_flipped_bit_and_the_stage_alone_is_made_anew(copy, computed, capsys):
+    store = copy / "run" / "store"
+    assert run("bench", "verify", store) == 0
+    assert ", 0 damaged." in capsys.readouterr().out
+    victim = next(m for m in Store(store).manifests() if m.stage == "protect")
+    file = next((Store(store).path(victim.key) / "images").iterdir())
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    assert run("bench", "verify", store) == 1
+    assert f"damaged: protect {victim.key[:12]}: images/{file.name}" in capsys.readouterr().out
+    assert again(copy) == 0
+    assert computed == ["protect"]
+    assert run("bench", "verify", store, "--json") == 0
+    assert run("bench", "verify", copy / "nowhere") == 2
+
+
+def test_a_second_look_takes_no_torch_and_little_time(finished):
+    command = ["bench", "run", str(finished / "m.yaml"), "--out", str(finished / "run")]
+    code = f"import sys; from redcloak.cli import main; main({command!r}); print('torch' in sys.modules)"
+    start = os.times()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    end = os.times()
+    assert done.stdout.endswith("False\n")
+    cpu = end.children_user + end.children_system - start.children_user - start.children_system
+    assert cpu < 4  # 2 s on a quiet machine; this one may be busy
