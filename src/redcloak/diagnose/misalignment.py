@@ -163,7 +163,7 @@ def _view(given: Given, prompt: str, clip: Clip, concepts: Concepts) -> dict[str
     shares = (TEMPERATURE * images @ texts[1:].T).softmax(-1)
     found = {"cosine": images @ texts[0], "class_mass": shares[:, : len(concepts.subject)].sum(-1)}
     if clean is not None:
-        found["shift"] = 1 - (images * clean).sum(-1)
+        found["shift"] = (1 - (images * clean).sum(-1)).clamp_min(0)  # rounding
     if members is not None:
         found["class_distance"] = Cloud.of(members).distance(images)
     return found
