@@ -12,10 +12,14 @@ import pytest
 import toy_stages
 from toy_stages import FUNCTION, lattice, lines
 
+from redcloak.api import Needs
 from redcloak.errors import UserError
 from redcloak.execute import Event, StageError, run
+from redcloak.hardware import Hardware
 from redcloak.matrix import Graph
+from redcloak.pool import Pool, _Worker
 from redcloak.store import Store
+from redcloak.work import Task
 
 BOTH = pytest.mark.parametrize("workers", [1, 2])
 
@@ -99,7 +103,7 @@ def test_every_node_runs_once_and_never_again(store, log, expected, workers):
 
 def test_workers_are_reused_and_share_the_cores(store, log, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(Hardware, "here", lambda: Hardware(8, 1e6))
     run(lattice(log, 0.02)[0], store, FUNCTION, workers=2)
     pids, threads = ({line[column] for line in lines(log)} for column in (2, 3))
     assert len(pids) == 2
@@ -244,15 +248,105 @@ def test_a_bug_names_the_stage_and_the_line(store, log, workers):
     assert list((store.root / "tmp").iterdir()) == []
 
 
-def test_a_worker_that_dies_is_explained(store, log):
+def test_a_worker_that_dies_is_tried_again_and_then_explained(store, log):
     graph, bad = failing("death", log)
-    with pytest.raises(UserError, match=r"workers = 2: a worker died \(running: .*death.*fewer workers"):
-        run(graph, store, FUNCTION, workers=2)
+    events: list[Event] = []
+    with pytest.raises(
+        UserError, match="death: its worker died 2 times, most likely for want of memory; run again with"
+    ):
+        run(graph, store, FUNCTION, workers=2, retries=1, on_event=events.append)
+    assert [event.kind for event in events if event.node is bad] == ["started", "progress", "lost"] * 2 + ["failed"]
     assert store.find(bad.key) is None
-    assert ("death", "bad") in computed(log)
+    assert computed(log)["death", "bad"] == 2
     assert ("score", "after") not in computed(log)
     assert all(gone(line[2]) for line in lines(log))
     assert list((store.root / "tmp").iterdir()) == []
+
+
+@BOTH
+def test_a_failure_need_not_stop_the_others(store, log, workers):
+    graph, bad = failing("bug", log)
+    events: list[Event] = []
+    outcome = run(graph, store, FUNCTION, workers=workers, on_event=events.append, keep_going=True)
+    assert [node.stage for node in outcome.failed] == ["bug"]
+    assert sorted(node.config["name"] for node in outcome.skipped) == ["after", "end"]
+    assert Counter(event.kind for event in events if event.kind not in ("started", "progress")) == {
+        "finished": 3,
+        "failed": 1,
+        "skipped": 2,
+    }
+    assert computed(log) == {("clean", "good"): 1, ("bug", "bad"): 1, ("slow", "beside"): 1, ("score", "later"): 1}
+    (failed,) = store.failures.all()
+    assert (failed.key, failed.reason, failed.attempts) == (bad.key, "KeyError: 'no such tensor'", 1)
+    assert 'toy_stages.py", line' in failed.trace
+    with pytest.raises(StageError, match="no such tensor"):
+        outcome.check()
+    again = run(graph, store, FUNCTION, workers=workers, keep_going=True)
+    assert len(again.failed) == 1
+    assert computed(log)["bug", "bad"] == 2
+    assert computed(log)["slow", "beside"] == 1
+    assert store.failures.get(bad.key).attempts == 2
+
+
+@BOTH
+def test_a_full_disk_ends_the_run_with_one_line(store, log, workers):
+    graph, _ = failing("full", log)
+    with pytest.raises(UserError, match="the disk is full; free some space and run again"):
+        run(graph, store, FUNCTION, workers=workers, keep_going=True)
+    assert {manifest.stage for manifest in store.manifests()} <= {"clean", "slow", "score"}
+    assert all(store.open(key) for key in contents(store))
+    assert list((store.root / "tmp").iterdir()) == []
+    assert list((store.root / "leases").iterdir()) == []
+
+
+def test_a_workers_death_in_the_middle_costs_one_task_and_nothing_else(store, log, expected):
+    victims = []
+
+    def strike(event):
+        if event.kind == "progress" and not victims:
+            victims.append(event.node)
+            os.kill(int(lines(log)[-1][2]), signal.SIGKILL)
+
+    run(lattice(log, 0.05)[0], store, FUNCTION, workers=2, on_event=strike)
+    assert contents(store) == expected
+    assert sum(computed(log).values()) == 13
+    assert list((store.root / "tmp").iterdir()) == []
+
+
+def test_two_drivers_on_one_store_share_the_work(store, log, expected):
+    drivers = [start(store, log, 2, 0.2) for _ in range(2)]
+    outputs = [driver.communicate(timeout=60)[0] for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0], outputs
+    assert contents(store) == expected
+    assert set(computed(log).values()) == {1}
+    assert [list((store.root / name).iterdir()) for name in ("tmp", "quarantine", "leases")] == [[], [], []]
+
+
+def test_tasks_share_what_there_is_by_need(store):
+    pool = Pool(store, 4, hardware=Hardware(4, 1000.0, ("0", "1")))
+    assert [pool.fits(Needs(cpus=99)), pool.fits(Needs(memory_mb=5000)), pool.fits(Needs(gpus=1))] == [True] * 3
+    with pool:  # what asks for more than there is runs, but alone
+        pool.team[0] = busy(Needs(cpus=2, gpus=0.5, memory_mb=600))
+        assert pool.fits(Needs(cpus=2, memory_mb=400))
+        assert not pool.fits(Needs(cpus=3))
+        assert not pool.fits(Needs(memory_mb=401))
+        assert [pool._slot(Needs(gpus=share)) for share in (0.5, 1)] == [1, 1]
+        pool.team[1] = busy(Needs(cpus=0.5, gpus=1))
+        assert [pool._slot(Needs(gpus=share)) for share in (0.5, 0.6)] == [2, None]
+        assert pool.fits(Needs(cpus=0.5, gpus=0.5))
+        assert not pool.fits(Needs(cpus=0.5, gpus=1))
+        pool.team = [None] * 4
+    with pytest.raises(UserError, match="no GPU is visible on this machine; use --device cpu"):
+        Pool(store, 2, hardware=Hardware(4, 1000.0)).fits(Needs(gpus=1))
+
+
+def busy(needs):
+    return _Worker(None, None, None, Task("", "", "", 1, {}, {}, {}, needs))
+
+
+def test_an_unknown_executor(store, log):
+    with pytest.raises(UserError, match="unknown executor 'rai': did you mean 'ray'"):
+        run(lattice(log)[0], store, FUNCTION, executor="rai")
 
 
 def test_a_function_that_is_not_there(store, log):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import redcloak.store
 from redcloak.errors import UserError
 from redcloak.manifest import MANIFEST, artifact_key, key_of, plain
-from redcloak.store import Store
+from redcloak.store import Store, StoreError
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 values = st.recursive(
@@ -120,7 +120,7 @@ def test_an_exception_leaves_nothing(store):
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert store.find(artifact_key("protect", 1, {}, {})) is None
-    assert [path for path in store.root.rglob("*") if path.is_file()] == []
+    assert [path.name for path in store.root.rglob("*") if path.is_file()] == ["format.json"]
     assert list((store.root / "tmp").iterdir()) == []
 
 
@@ -317,3 +317,55 @@ def test_a_stage_may_not_write_the_manifest(store):
 
     with pytest.raises(ValueError, match=MANIFEST):
         forge()
+
+
+def test_a_store_says_its_format_and_a_newer_one_is_refused(store):
+    key = make(store)
+    path = store.root / "format.json"
+    assert json.loads(path.read_text()) == {"format": 1}
+    path.write_text('{"format": 2}')
+    for read_only in (False, True):
+        with pytest.raises(StoreError, match=r"made by a newer redcloak \(format 2; this one reads up to 1\); update"):
+            Store(store.root, read_only)
+    path.write_text("{")
+    with pytest.raises(StoreError, match=r"format\.json is damaged; delete it"):
+        Store(store.root)
+    path.unlink()  # as in stores that are older than the file
+    assert Store(store.root).open(key) is not None
+    assert path.exists()
+
+
+def test_reading_only_touches_nothing(store, tmp_path, monkeypatch):
+    key, damaged = make(store), make(store, "b")
+    flip(store.path(damaged) / "1.png")
+    (store.root / "tmp" / "rest~1~x").mkdir()
+    before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for call in ("mkdir", "rename", "replace", "unlink", "rmdir"):
+        monkeypatch.setattr(os, call, refuse)
+    reader = Store(store.root, read_only=True)
+    assert reader.open(key) is not None
+    assert reader.open(damaged) is None
+    with pytest.raises(StoreError, match="opened to be read only"):
+        make(reader, "c")
+    with pytest.raises(StoreError, match="Read-only file system; choose a folder that you may write to"):
+        Store(tmp_path / "new")
+    monkeypatch.undo()
+    assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
+
+
+def test_failures_are_kept_until_they_are_mended(store):
+    key = artifact_key("protect", 1, {"name": "a"}, {})
+    assert store.failures.get(key) is None
+    for count in (1, 2):
+        store.failures.record(key, "protect", "protect: aspl", "KeyError: 'x'", "Traceback ...")
+        failed = Store(store.root).failures.get(key)
+        assert (failed.attempts, failed.label, failed.trace) == (count, "protect: aspl", "Traceback ...")
+    assert list(store.failures.all()) == [failed]
+    (store.root / "failures" / "half.json").write_text("{")
+    assert list(store.failures.all()) == [failed]
+    assert make(store) == key
+    assert list(store.failures.all()) == []

@@ -3,6 +3,7 @@
 Run as a script, it is a driver for others to kill: ``toy_stages.py STORE LOG WORKERS SECONDS``.
 """
 
+import errno
 import hashlib
 import os
 import signal
@@ -42,7 +43,11 @@ def _bug():
     raise KeyError("no such tensor")
 
 
-BEHAVIOURS = {"mistake": _user_error, "bug": _bug, "death": lambda: os.kill(os.getpid(), signal.SIGKILL)}
+def _full():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+BEHAVIOURS = {"mistake": _user_error, "bug": _bug, "full": _full, "death": lambda: os.kill(os.getpid(), signal.SIGKILL)}
 
 
 def lattice(log: Path, seconds: float = 0.0) -> tuple[Graph, list[Node]]:

@@ -7,8 +7,8 @@ generator per image, so that a result does not depend on which images share a ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -180,12 +180,27 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What a task takes while it runs: cores, GPUs (a fraction shares one), MiB of host memory (0: not known)."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory_mb: float = 0.0
+
+    @classmethod
+    def together(cls, needs: Iterable[Needs]) -> Needs:
+        """What steps take that run one after another: the most of each."""
+        return cls(*(max(column) for column in zip(*map(astuple, (cls(), *needs)), strict=True)))
+
+
+@dataclass(frozen=True)
 class Method:
     """The metadata each method file declares as ``METHOD``: what it is, whose it is, what it may be used for.
 
     ``version`` enters the cache key: raise it whenever the same configuration gives another result.
     ``paired``: a metric compares each picture with its own original, where others take all reference photos together.
     ``differentiable``: gradients flow through a purifier, so that an adaptive protection need not approximate them.
+    ``resources`` are what it takes where there are GPUs; by default one of them where it uses a model, else none.
     """
 
     title: str
@@ -197,6 +212,12 @@ class Method:
     differentiable: bool = False
     paired: bool = False
     scores: dict[str, Score] = field(default_factory=dict)
+    resources: Needs | None = None
+
+    def takes(self, device: str) -> Needs:
+        """What a run of the method takes on ``device``: no GPU but on CUDA."""
+        needs = self.resources or Needs(gpus=1.0 if self.needs else 0.0)
+        return needs if device.startswith("cuda") else replace(needs, gpus=0.0)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from redcloak import registry
-from redcloak.api import Kind
+from redcloak.api import Kind, Method, Needs
 from redcloak.config import AuditConfig, Choice, MethodConfig
 from redcloak.images import file_digest, folder_digest
 from redcloak.manifest import Canonical
@@ -32,6 +32,7 @@ from redcloak.subjects import Photos
 from redcloak.suite import Suite
 from redcloak.suite import load as load_suite
 
+MODEL = Method("the backbone alone", cite="", needs=("backbone",))
 PRIORS = {
     "photos": 0.5,
     "class_images": 8.0,
@@ -168,7 +169,13 @@ class Builder:
             "seed": 0,
             "weights": self.suite.fingerprint("backbone"),
         }
-        return self.graph.add("class_images", config, transport=self.transport, label="class images")
+        return self.graph.add(
+            "class_images",
+            config,
+            transport=self.transport,
+            label="class images",
+            needs=MODEL.takes(self.config.device),
+        )
 
     def method(self, kind: Kind, choice: Choice, **more: Any) -> tuple[registry.Entry, dict[str, Any]]:
         """A method with its resolved settings, its version and the fingerprints of the weights it uses."""
@@ -192,6 +199,10 @@ class Builder:
         more_of_it = {"parts": parts, "suites": others, "files": files, "models": resolved.models()}
         return entry, found | {name: value for name, value in more_of_it.items() if value}
 
+    def _takes(self, kind: Kind, *names: str) -> Needs:
+        """What a stage takes that runs these methods, where this audit computes."""
+        return Needs.together(registry.describe(kind, name).method.takes(self.config.device) for name in names)
+
     def protect(self, choice: Choice) -> Node:
         """The photos with a protective perturbation; the class images go along where there is a surrogate."""
 
@@ -202,7 +213,8 @@ class Builder:
         config, inputs = self._once(make, "protect", choice), {"photos": self.clean}
         if self.class_images and "backbone" in registry.describe("protect", choice.name).method.needs:
             inputs["class_images"] = self.class_images
-        return self.graph.add("protect", config, inputs, transport=self.transport, label=f"protect: {choice.name}")
+        label, needs = f"protect: {choice.name}", self._takes("protect", choice.name)
+        return self.graph.add("protect", config, inputs, transport=self.transport, label=label, needs=needs)
 
     def purify(self, source: Node, chain: tuple[Choice, ...]) -> Node:
         """Photos after a chain of purifiers."""
@@ -213,7 +225,8 @@ class Builder:
 
         config = self._once(make, "purify", chain)
         label = f"purify: {', '.join(choice.name for choice in chain)}"
-        return self.graph.add("purify", config, {"photos": source}, transport=self.transport, label=label)
+        needs = self._takes("purify", *(choice.name for choice in chain))
+        return self.graph.add("purify", config, {"photos": source}, transport=self.transport, label=label, needs=needs)
 
     def personalize(self, source: Node, decoupling: Decoupling, seed: int, label: str) -> Node:
         """The model that the trainer makes of photos; ``NONE`` trains it without decoupling."""
@@ -228,7 +241,8 @@ class Builder:
 
         config = self._once(make, "personalize", decoupling, seed)
         inputs = {"photos": source} | ({"class_images": self.class_images} if self.class_images else {})
-        return self.graph.add("personalize", config, inputs, transport=self.transport, label=f"personalize: {label}")
+        label, needs = f"personalize: {label}", self._takes("personalize", self.config.trainer.name)
+        return self.graph.add("personalize", config, inputs, transport=self.transport, label=label, needs=needs)
 
     def generate(self, model: Node | None, decoupling: Decoupling, seed: int, label: str) -> Node:
         """Pictures of every evaluation prompt, from a personalized model or, without one, from the suite's own."""
@@ -246,7 +260,8 @@ class Builder:
 
         config = self._once(make, "generate", decoupling, seed)
         inputs = {"model": model} if model else {}
-        return self.graph.add("generate", config, inputs, transport=self.transport, label=f"generate: {label}")
+        label, needs = f"generate: {label}", MODEL.takes(self.config.device)
+        return self.graph.add("generate", config, inputs, transport=self.transport, label=label, needs=needs)
 
     def score(self, images: Node, metrics: tuple[str, ...], label: str, clean: Node | None = None) -> Node:
         """Scores against the reference photos, and of fidelity against ``clean``."""
@@ -260,7 +275,8 @@ class Builder:
 
         config = self._once(make, "score", images.stage, *metrics)
         inputs = {"images": images, "reference": self.reference} | ({"clean": clean} if clean else {})
-        return self.graph.add("score", config, inputs, transport=self.transport, label=f"score: {label}")
+        label, needs = f"score: {label}", self._takes("metrics", *metrics)
+        return self.graph.add("score", config, inputs, transport=self.transport, label=label, needs=needs)
 
     def untuned(self) -> Arm:
         """The arm of the model before personalization."""

@@ -1,20 +1,68 @@
-"""Run a graph: in this process, or in spawned workers that are reused from stage to stage.
+"""Run a graph: in this process, in local workers that are reused from stage to stage, or over a Ray cluster.
 
-Only keys, configurations and the store's path travel to workers; results go through the store. Running the
-same graph again resumes: what is in the store is never computed again.
+Only keys, configurations and the store's URI travel to workers; results go through the store. Running the same graph
+again resumes: what is in the store is never computed again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import secrets
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Protocol, Self
 
-from redcloak.errors import UserError
+from redcloak.api import Needs
+from redcloak.errors import unknown
 from redcloak.matrix import Graph, Node
-from redcloak.pool import run_in_pool
-from redcloak.store import Store
-from redcloak.work import Event, Message, StageError, Task, perform
+from redcloak.schedule import Schedule
+from redcloak.store import Store, StoreError
+from redcloak.work import Event, Failure, Message, Send, StageError, Task, perform
 
-__all__ = ["Event", "StageError", "run"]
+__all__ = ["Event", "Executor", "Failure", "Outcome", "StageError", "run"]
+
+SAMPLE = 2000  # artifacts whose history is read before a run; keys are hashes, so that the first are a fair sample
+BUSY_SECONDS = 1.0  # until a node that another run has is looked at again
+
+
+class Executor(Protocol):
+    """Where tasks run. Entering it makes it ready, leaving it by an exception gives up what runs."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def fits(self, needs: Needs) -> bool:
+        """Whether a task of these needs could start now.
+
+        Raises:
+            UserError: it never could.
+        """
+        ...
+
+    def submit(self, task: Task) -> None:
+        """Start a task that fits."""
+        ...
+
+    def wait(self, take: Send, seconds: float | None) -> None:
+        """Hand on what has happened, after waiting for the first of it, but no longer than ``seconds``."""
+        ...
+
+
+@dataclass
+class Outcome:
+    """What became of a run: why nodes failed, and which were skipped because what they need had failed."""
+
+    failed: dict[Node, Failure] = field(default_factory=dict)
+    skipped: list[Node] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Raise the first failure, where there is one, as :func:`run` does."""
+        for node, failure in self.failed.items():
+            raise failure.error(node.stage)
 
 
 def run(
@@ -24,39 +72,178 @@ def run(
     targets: Iterable[Node] | None = None,
     workers: int = 1,
     on_event: Callable[[Event], None] = lambda event: None,
-) -> None:
+    *,
+    executor: str | Executor = "local",
+    threads: int | None = None,
+    keep_going: bool = False,
+    retries: int = 2,
+) -> Outcome:
     """Make ``targets`` (the sinks of ``graph``) and whatever they need that the store does not hold.
 
     ``function`` is ``"package.module:callable"``, imported where it runs, with the signature
-    ``(stage, config, inputs, out, transport, report) -> notes``: it reads the folders ``inputs`` (by name),
-    fills the empty folder ``out``, calls ``report(done, total, values)``, and returns the manifest's notes.
+    ``(stage, config, inputs, out, transport, report) -> notes``: it reads the folders ``inputs`` (by name), fills the
+    empty folder ``out``, calls ``report(done, total, values)``, and returns the manifest's notes.
 
-    With one worker everything runs in this process, else in ``workers`` spawned ones. ``on_event`` is called
-    in this thread. After a failure no new node starts, and those that run are finished before it is raised;
-    on Ctrl-C they are given up.
+    ``executor`` is ``"local"`` (with one worker everything runs in this process, else in ``workers`` spawned ones),
+    ``"ray"`` (a Ray of ``workers`` cores on this machine), ``"ray:ADDRESS"`` (a cluster, all of it), or an object. Each
+    worker computes with ``threads``, by default an equal share of the cores. ``on_event`` is called in this thread.
+
+    A task whose worker dies starts anew, ``retries`` times. A failure is kept in ``store.failures``; then no new node
+    starts, those that run are finished, and it is raised. With ``keep_going`` all that does not need what failed is
+    made, and the outcome tells the rest. A full disk ends the run in either case; on Ctrl-C what runs is given up.
 
     Raises:
-        UserError: as a stage raised it; or a worker died; or the store cannot be written.
+        UserError: as a stage raised it; or workers died; or the store or the cluster cannot be used.
         StageError: a stage raised anything else.
     """
     missing, cached = graph.split(store.open, targets)
     for node in cached:
         on_event(Event("cached", node))
-    if workers == 1:
-        for node in missing:
-            _run_here(node, store, function, on_event)
-    elif missing:
-        run_in_pool(missing, store, function, workers, on_event)
+    if not missing:
+        return Outcome()
+    seconds, needs = _experience(store, missing)
+    with _executor(executor, store, workers, threads) as chosen:
+        driver = _Driver(Schedule(missing, seconds, needs), store, function, chosen, on_event, keep_going, retries)
+        driver.drive()
+    if not keep_going:
+        driver.outcome.check()
+    return driver.outcome
 
 
-def _run_here(node: Node, store: Store, function: str, on_event: Callable[[Event], None]) -> None:
-    def send(message: Message) -> None:
-        kind, _, done, total, values = message
-        on_event(Event(kind, node, done, total, values))
+class _Driver:
+    """Keeps an executor busy and tells what happens; decides what becomes of what fails."""
 
-    try:
-        seconds = perform(Task.of(node, function), store, send)
-    except (UserError, StageError):
-        on_event(Event("failed", node))
-        raise
-    on_event(Event("finished", node, seconds=seconds))
+    def __init__(
+        self,
+        schedule: Schedule,
+        store: Store,
+        function: str,
+        executor: Executor,
+        on_event: Callable[[Event], None],
+        keep_going: bool,
+        retries: int,
+    ) -> None:
+        self.schedule, self.store, self.function, self.executor = schedule, store, function, executor
+        self.on_event, self.keep_going, self.retries = on_event, keep_going, retries
+        self.name = secrets.token_hex(8)
+        self.running: dict[str, Node] = {}
+        self.losses: dict[str, int] = {}
+        self.outcome = Outcome()
+        self.ending = False
+
+    def drive(self) -> None:
+        """Run every node; after a failure that ends the run, only those that have started."""
+        while True:
+            self._submit()
+            rest = None if self.ending else self.schedule.next_in()
+            if not self.running and rest is None:
+                return
+            self.executor.wait(self._take, rest)
+
+    def _submit(self) -> None:
+        while not self.ending and (node := self.schedule.take(self.executor.fits)):
+            self.running[node.key] = node
+            self.executor.submit(Task.of(node, self.function, self.schedule.needs[node.key], self.name))
+
+    def _take(self, message: Message) -> None:
+        node = self.running[message.key]
+        if message.kind not in ("started", "progress"):
+            del self.running[message.key]
+        if message.kind == "failed":
+            self._fail(node, message.failure or Failure("no reason was given"))
+            return
+        self.on_event(Event(message.kind, node, message.done, message.total, message.values, message.seconds))
+        if message.kind == "finished":
+            self.schedule.done(node)
+        elif message.kind == "busy":
+            self.schedule.again(node, BUSY_SECONDS)
+        elif message.kind == "lost":
+            self._lose(node)
+
+    def _lose(self, node: Node) -> None:
+        losses = self.losses[node.key] = self.losses.get(node.key, 0) + 1
+        if losses <= self.retries:
+            self.schedule.again(node)
+            return
+        reason = f"{node.label or node.stage}: its worker died {losses} times, most likely for want of memory; "
+        self._fail(node, Failure(f"{reason}run again with fewer workers, or with --memory low."))
+
+    def _fail(self, node: Node, failure: Failure) -> None:
+        self.outcome.failed[node] = failure
+        self.ending = self.ending or failure.fatal or not self.keep_going
+        if failure.fatal:
+            raise StoreError(failure.reason)
+        with suppress(OSError):
+            self.store.failures.record(node.key, node.stage, node.label, failure.reason, failure.trace)
+        self.on_event(Event("failed", node, failure=failure))
+        skipped = self.schedule.failed(node)
+        self.outcome.skipped += skipped
+        for other in skipped:
+            self.on_event(Event("skipped", other))
+
+
+class _Here:
+    """One task at a time in this process."""
+
+    def __init__(self, store: Store, threads: int | None) -> None:
+        self.store, self.threads = store, threads
+        self.task: Task | None = None
+
+    def __enter__(self) -> Self:
+        if self.threads:
+            import torch
+
+            torch.set_num_threads(self.threads)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """There is nothing to end."""
+
+    def fits(self, needs: Needs) -> bool:
+        return self.task is None
+
+    def submit(self, task: Task) -> None:
+        self.task = task
+
+    def wait(self, take: Send, seconds: float | None) -> None:
+        if self.task is None:
+            time.sleep(seconds or 0.0)
+            return
+        message = perform(self.task, self.store, take)
+        self.task = None
+        take(message)
+
+
+def _executor(
+    chosen: str | Executor, store: Store, workers: int, threads: int | None
+) -> AbstractContextManager[Executor]:
+    if not isinstance(chosen, str):
+        return chosen
+    name, _, address = chosen.partition(":")
+    if name == "local" and not address:
+        if workers == 1:
+            return _Here(store, threads)
+        from redcloak.pool import Pool
+
+        return Pool(store, workers, threads)
+    if name == "ray":
+        from redcloak.cluster import Cluster
+
+        return Cluster(store.uri, address, workers, threads)
+    raise unknown("executor", chosen, ("local", "ray", "ray:ADDRESS"))
+
+
+def _experience(store: Store, nodes: Sequence[Node]) -> tuple[Callable[[Node], float], Callable[[Node], Needs]]:
+    """Seconds and needs per node: the median time of its stage's past, and its greatest memory where none is stated."""
+    seconds: dict[str, list[float]] = {node.stage: [] for node in nodes}
+    memory: dict[str, float] = {}
+    for manifest in islice(store.manifests(), SAMPLE):
+        if manifest.stage in seconds:
+            seconds[manifest.stage].append(manifest.wall_seconds)
+            memory[manifest.stage] = max(memory.get(manifest.stage, 0.0), manifest.peak_memory_mb or 0.0)
+    medians = {stage: statistics.median(past) for stage, past in seconds.items() if past}
+
+    def needs(node: Node) -> Needs:
+        return node.needs if node.needs.memory_mb else replace(node.needs, memory_mb=memory.get(node.stage, 0.0))
+
+    return lambda node: medians.get(node.stage, 1.0), needs

@@ -8,8 +8,11 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from redcloak.api import Needs
 from redcloak.manifest import Canonical, artifact_key
 from redcloak.store import Store
+
+ONE_CORE = Needs()
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +20,8 @@ class Node:
     """One run of a stage. Nodes are equal where their keys are.
 
     ``config`` and ``inputs`` are what can change the result and make up the key, with the stage's name and
-    ``version``; ``transport`` (device, batch size) cannot change it, and ``label`` is for people.
+    ``version``; ``transport`` (device, batch size) cannot change it, ``needs`` says what it takes while it runs, and
+    ``label`` is for people.
     """
 
     stage: str
@@ -26,6 +30,7 @@ class Node:
     transport: Mapping[str, Any] = field(default_factory=dict)
     version: int = 1
     label: str = ""
+    needs: Needs = ONE_CORE
 
     @cached_property
     def key(self) -> str:
@@ -59,6 +64,7 @@ class Graph:
         transport: Mapping[str, Any] | None = None,
         version: int = 1,
         label: str = "",
+        needs: Needs | None = None,
     ) -> Node:
         """The node of this stage, configuration and inputs; the first to be added where it is there already.
 
@@ -67,7 +73,8 @@ class Graph:
             ValueError: an input is not of this graph.
         """
         own = config if isinstance(config, Canonical) else Canonical(config, stage)
-        node = Node(stage, own, inputs or {}, {} if transport is None else transport, version, label)
+        given = {} if transport is None else transport
+        node = Node(stage, own, inputs or {}, given, version, label, needs or ONE_CORE)
         for name, source in node.inputs.items():
             if source.key not in self._nodes:
                 raise ValueError(f"{stage}: the input {name!r} is not in this graph")

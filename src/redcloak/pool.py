@@ -1,166 +1,206 @@
-"""Spawned workers that are reused from stage to stage, kept busy, and that never outlive their driver."""
+"""Local workers: spawned processes that are reused from stage to stage, and that never outlive their driver.
+
+A worker keeps what it has loaded, so that a backbone is read once per worker. Each has a pipe of its own: what one of
+them does or suffers touches no other.
+"""
 
 from __future__ import annotations
 
-import heapq
 import multiprocessing
 import os
 import signal
-import statistics
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from functools import lru_cache
-from graphlib import TopologicalSorter
-from multiprocessing.connection import Connection
-from multiprocessing.queues import SimpleQueue
-from pathlib import Path
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Self
 
+from redcloak.api import Needs
 from redcloak.errors import UserError
-from redcloak.matrix import Node, longest_paths
+from redcloak.hardware import Hardware
+from redcloak.places import open_store
 from redcloak.store import Store
-from redcloak.work import Event, Message, Task, perform
+from redcloak.work import Message, Send, Task, perform
 
-POLL_SECONDS = 0.1
-
-
-def run_in_pool(
-    missing: Sequence[Node],
-    store: Store,
-    function: str,
-    workers: int,
-    on_event: Callable[[Event], None],
-) -> None:
-    """Run ``missing`` in spawned workers, which are reused and end with this process."""
-    context = multiprocessing.get_context("spawn")
-    messages: SimpleQueue[Message] = context.SimpleQueue()
-    # Nothing is ever written to this pipe: that its end closes, by hand or by death, is the message.
-    lifeline, held = context.Pipe(duplex=False)
-    start = (messages, lifeline, os.getpid())
-    with _worker_environment(workers):
-        pool = ProcessPoolExecutor(workers, context, _start_worker, start)
-        try:
-            _Driver(missing, store, function, workers, on_event, pool, messages).drive()
-        except BaseException:
-            held.close()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            for end in (held, lifeline, messages):
-                end.close()
-            store.sweep()
+GRACE_SECONDS = 2.0  # for a worker to end by itself; it is killed then
+ROUNDING = 1e-9  # of sums of fractions
 
 
-class _Driver:
-    """Keeps every worker busy with the ready node that the longest chain waits for."""
+@dataclass
+class _Worker:
+    """A worker process, the GPU it sees (where there are several), and the task that it runs."""
+
+    process: BaseProcess
+    pipe: Connection
+    gpu: str | None
+    task: Task | None = None
+    ready: bool = False
+
+
+class Pool:
+    """An executor of at most ``workers`` processes, each with ``threads``: by default an equal share of the cores.
+
+    Tasks start while their cores and memory are there; one that asks for more than there is runs alone. On a machine
+    with several GPUs each worker sees one of them, in turn, as ``cuda``.
+    """
 
     def __init__(
-        self,
-        missing: Sequence[Node],
-        store: Store,
-        function: str,
-        workers: int,
-        on_event: Callable[[Event], None],
-        pool: ProcessPoolExecutor,
-        messages: SimpleQueue[Message],
+        self, store: Store, workers: int, threads: int | None = None, hardware: Hardware | None = None
     ) -> None:
-        self.store, self.function, self.workers = store, function, workers
-        self.on_event, self.pool, self.messages = on_event, pool, messages
-        self.nodes = {node.key: node for node in missing}
-        self.paths = longest_paths(missing, _expectation(store, missing))
-        self.sorter = TopologicalSorter(
-            {key: self.nodes.keys() & node.input_keys.values() for key, node in self.nodes.items()}
+        self.store, self.workers = store, workers
+        self.hardware = hardware or Hardware.here()
+        self.threads = threads or max(1, self.hardware.cores // workers)
+        self.team: list[_Worker | None] = [None] * workers
+
+    def __enter__(self) -> Self:
+        self.context = multiprocessing.get_context("spawn")
+        if sys.platform != "win32":
+            # Started here, not with the first worker: its start lets Ctrl-C through, which a worker must not inherit.
+            resource_tracker.ensure_running()
+        # Nothing is ever written to this pipe: that its end closes, by hand or by death, is the message.
+        self.lifeline, self.held = self.context.Pipe(duplex=False)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        team = [worker for worker in self.team if worker]
+        for worker in team:
+            worker.pipe.close()
+        if any(error):
+            self.held.close()
+        for worker in team:
+            worker.process.join(GRACE_SECONDS)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.process.close()
+        self.held.close()
+        self.lifeline.close()
+        if not self.store.read_only:
+            self.store.sweep()
+
+    def fits(self, needs: Needs) -> bool:
+        """Whether a task of these needs could start now.
+
+        Raises:
+            UserError: it needs a GPU and there is none.
+        """
+        if needs.gpus and not self.hardware.gpus:
+            raise UserError("device = 'cuda': no GPU is visible on this machine; use --device cpu.")
+        running = [worker.task.needs for worker in self.team if worker and worker.task]
+        if not running:
+            return True
+        cores = max(self.hardware.cores, self.workers)
+        return (
+            self._slot(needs) is not None
+            and sum(other.cpus for other in running) + needs.cpus <= cores + ROUNDING
+            and sum(other.memory_mb for other in running) + needs.memory_mb <= self.hardware.memory_mb
         )
-        self.ready: list[tuple[float, str]] = []
-        self.running: dict[Future[float], Node] = {}
-        self.started = False
-        self.error: BaseException | None = None
 
-    def drive(self) -> None:
-        """Run every node; raise the first failure after those that run have finished."""
-        self.sorter.prepare()
-        self._submit()
-        while self.running:
-            finished, _ = wait(self.running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-            self._relay()
-            for future in finished:
-                self._finish(future)
-            self._submit()
-        if self.error is not None:
-            raise self.error
+    def submit(self, task: Task) -> None:
+        """Give a task to a worker that is free, which is started where there is none yet."""
+        slot = self._slot(task.needs)
+        assert slot is not None, "submit only what fits"
+        worker = self.team[slot] or self._start(slot)
+        self.team[slot] = worker
+        worker.task = task
+        with suppress(OSError):  # it has just died, as its sentinel will tell
+            worker.pipe.send(task)
 
-    def _submit(self) -> None:
-        """Start as many nodes as there are free workers: none waits in a queue behind a shorter chain."""
-        for key in self.sorter.get_ready():
-            heapq.heappush(self.ready, (-self.paths[key], key))
-        while self.ready and len(self.running) < self.workers and self.error is None:
-            node = self.nodes[heapq.heappop(self.ready)[1]]
-            try:
-                with _interrupts_held():
-                    future = self.pool.submit(_work, Task.of(node, self.function), self.store.root)
-            except BrokenProcessPool:
-                self.error = self._death()
-            else:
-                self.running[future] = node
+    def wait(self, take: Send, seconds: float | None) -> None:
+        """Hand on what workers have said, and which of them have died."""
+        team = [worker for worker in self.team if worker]
+        if not team:
+            time.sleep(seconds or 0.0)
+            return
+        told = wait([*(worker.pipe for worker in team), *(worker.process.sentinel for worker in team)], seconds)
+        for worker in team:
+            if worker.pipe in told or worker.process.sentinel in told:
+                self._listen(worker, take)
 
-    def _relay(self) -> None:
-        """Pass on what the workers have sent. They send before they return, so nothing comes too late."""
-        while not self.messages.empty():
-            kind, key, done, total, values = self.messages.get()
-            self.started = True
-            self.on_event(Event(kind, self.nodes[key], done, total, values))
+    def _listen(self, worker: _Worker, take: Send) -> None:
+        while message := self._next(worker):
+            worker.ready = True
+            if message.kind in ("finished", "failed", "busy"):
+                worker.task = None
+            if message.key:
+                take(message)
+        if worker.process.exitcode is not None or worker.pipe.closed:
+            self._bury(worker, take)
 
-    def _finish(self, future: Future[float]) -> None:
-        error = future.exception()
-        if isinstance(error, BrokenProcessPool):
-            error = self._death()
-        node = self.running.pop(future)
-        if error is None:
-            self.on_event(Event("finished", node, seconds=future.result()))
-            self.sorter.done(node.key)
-        else:
-            self.on_event(Event("failed", node))
-            self.error = self.error or error
+    def _next(self, worker: _Worker) -> Message | None:
+        """The next message that is there; a pipe that breaks off, as it does in many ways, is closed."""
+        try:
+            message: Message | None = worker.pipe.recv() if worker.pipe.poll() else None
+        except Exception:
+            worker.pipe.close()
+            return None
+        return message
 
-    def _death(self) -> UserError:
-        """What to tell when a worker is gone: which one it was is not known, only what was running."""
-        if not self.started:
-            return UserError(
+    def _bury(self, worker: _Worker, take: Send) -> None:
+        """Strike out a dead worker; its task is lost, its place free."""
+        worker.process.kill()
+        worker.process.join()
+        worker.process.close()
+        worker.pipe.close()
+        self.team[self.team.index(worker)] = None
+        if not worker.ready:
+            raise UserError(
                 f"workers = {self.workers}: they could not start; call run() under "
                 "`if __name__ == '__main__':`, or set workers = 1."
             )
-        stages = sorted({node.stage for node in self.running.values()})
-        return UserError(
-            f"workers = {self.workers}: a worker died (running: {', '.join(stages) or 'nothing'}), most "
-            "likely for want of memory; run again with fewer workers."
-        )
+        if worker.task:
+            take(Message("lost", worker.task.key))
 
+    def _slot(self, needs: Needs) -> int | None:
+        """A place for a task: that of a worker at rest, else an empty one; where its GPU has room."""
+        free = [slot for slot, worker in enumerate(self.team) if worker is None or worker.task is None]
+        places = [slot for slot in free if not needs.gpus or self._used(self._gpu(slot)) + needs.gpus <= 1 + ROUNDING]
+        return min(places, key=lambda slot: self.team[slot] is None, default=None)
 
-def _expectation(store: Store, nodes: Sequence[Node]) -> Callable[[Node], float]:
-    """Seconds per node: the median of its stage's history; all alike where there is none."""
-    history = store.history(*{node.stage for node in nodes})
-    seconds = {stage: statistics.median(past) for stage, past in history.items() if past}
-    return lambda node: seconds.get(node.stage, 1.0)
+    def _gpu(self, slot: int) -> str | None:
+        gpus = self.hardware.gpus
+        return gpus[slot % len(gpus)] if gpus else None
+
+    def _used(self, gpu: str | None) -> float:
+        team = ((self._gpu(slot), worker) for slot, worker in enumerate(self.team))
+        return sum(worker.task.needs.gpus for of, worker in team if of == gpu and worker and worker.task)
+
+    def _start(self, slot: int) -> _Worker:
+        ours, theirs = self.context.Pipe()
+        gpu = self._gpu(slot) if len(self.hardware.gpus) > 1 else None
+        arguments = (theirs, self.lifeline, os.getpid(), self.store.uri)
+        process = self.context.Process(target=_serve, args=arguments, daemon=True)
+        with _environment(self.threads, gpu), _interrupts_held():
+            process.start()
+        theirs.close()
+        return _Worker(process, ours, gpu)
 
 
 @contextmanager
-def _worker_environment(workers: int) -> Iterator[None]:
-    """Divide the cores among workers that start in this block; what the user has set stays.
+def _environment(threads: int, gpu: str | None) -> Iterator[None]:
+    """What a worker that starts in this block finds: its threads, where the user has not set them, and its GPU.
 
-    Workers inherit it, so that it is there before anything imports torch.
+    It inherits it, so that it is there before anything imports torch.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = {"OMP_NUM_THREADS": str(max(1, cores // workers)), "OMP_WAIT_POLICY": "PASSIVE"}
-    added = {name: value for name, value in wanted.items() if name not in os.environ}
-    os.environ.update(added)
+    wanted: Mapping[str, str] = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    changed = {name: value for name, value in wanted.items() if name not in os.environ}
+    if gpu is not None:
+        changed["CUDA_VISIBLE_DEVICES"] = gpu
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
     try:
         yield
     finally:
-        for name in added:
-            os.environ.pop(name, None)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
@@ -176,15 +216,15 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_messages: SimpleQueue[Message] | None = None
-
-
-def _start_worker(messages: SimpleQueue[Message], lifeline: Connection, driver: int) -> None:
-    """Prepare a worker process: where its messages go, and that it ends with its driver."""
-    global _messages
-    _messages = messages
+def _serve(pipe: Connection, lifeline: Connection, driver: int, uri: str) -> None:
+    """The life of a worker: one task after another, until its driver hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_watch, args=(lifeline, driver), daemon=True).start()
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        pipe.send(Message("started", ""))  # of no task: it says that the worker lives
+        store = open_store(uri)  # one for all its tasks: it remembers what it has verified
+        while True:
+            pipe.send(perform(pipe.recv(), store, pipe.send))
 
 
 def _watch(lifeline: Connection, driver: int) -> None:
@@ -193,14 +233,3 @@ def _watch(lifeline: Connection, driver: int) -> None:
     while os.getppid() == driver and not lifeline.poll(0.5):
         pass
     os._exit(1)
-
-
-def _work(task: Task, root: Path) -> float:
-    assert _messages is not None
-    return perform(task, _store(root), _messages.put)
-
-
-@lru_cache
-def _store(root: Path) -> Store:
-    """One store per worker: it remembers what it has verified."""
-    return Store(root)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -17,17 +18,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from redcloak.errors import UserError
+from redcloak.failures import Failures
+from redcloak.lease import alive, lease, sweep
 from redcloak.manifest import MANIFEST, Manifest, artifact_key, libraries, plain, read, write
 
+FORMAT = 1  # of the store's folders; a store of a higher number was made by a newer redcloak
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST})
+
+
+class StoreError(UserError):
+    """The store itself cannot be used: its disk is full, refuses, or a newer redcloak made it."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +63,33 @@ class Draft:
 class Store:
     """The artifacts under one folder, made where it is missing; any number of processes may share it.
 
-    Opening a store sweeps what killed processes left half-done.
+    Opening a store sweeps what killed processes left half-done. With ``read_only`` nothing is made, swept or moved, so
+    that a store on a disk that cannot be written may be read.
+
+    Raises:
+        StoreError: the folder cannot be used, or a newer redcloak made the store.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = Path(root).absolute()
-        self._artifacts, self._tmp, self._quarantine = (self.root / name for name in ("artifacts", "tmp", "quarantine"))
+    def __init__(self, root: Path, read_only: bool = False) -> None:
+        self.root, self.read_only = Path(root).absolute(), read_only
+        folders = (self.root / name for name in ("artifacts", "tmp", "quarantine", "leases"))
+        self._artifacts, self._tmp, self._quarantine, self._leases = folders
+        self.failures = Failures(self.root / "failures")
         self._verified: set[tuple[Any, ...]] = set()
         with self._explained(FULL | REFUSED):
+            self._check_format()
+            if read_only:
+                return
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for folder in (self._artifacts, self._tmp, self._quarantine):
+            for folder in (self._artifacts, self._tmp, self._quarantine, self._leases):
                 folder.mkdir(mode=0o700, exist_ok=True)
+            self._write_format()
             self.sweep()
+
+    @property
+    def uri(self) -> str:
+        """How another process calls this store."""
+        return str(self.root)
 
     def path(self, key: str) -> Path:
         """Where the artifact of ``key`` is, or would be."""
@@ -75,6 +98,14 @@ class Store:
     def partial(self, key: str) -> Path:
         """Where a long stage may keep its state until it is published; not made here."""
         return self.root / "partial" / key
+
+    @contextmanager
+    def lease(self, key: str, run: str = "") -> Iterator[bool]:
+        """Whether the work on ``key`` is ours for this block; else another is at it (see :mod:`redcloak.lease`)."""
+        with ExitStack() as stack:
+            with self._explained(FULL | REFUSED):
+                ours = stack.enter_context(lease(self._leases / key, run))
+            yield ours
 
     def read(self, key: str, label: str) -> Artifact:
         """The artifact of ``key``, which must be there.
@@ -102,7 +133,8 @@ class Store:
             return None
         artifact = self.find(key)
         if artifact is None or not self._sound(artifact):
-            self._set_aside(key)
+            if not self.read_only:
+                self._set_aside(key)
             return None
         return artifact
 
@@ -126,6 +158,8 @@ class Store:
         Raises:
             UserError: the disk is full or the store cannot be written.
         """
+        if self.read_only:
+            raise StoreError(f"store {self.root}: it was opened to be read only; nothing can be made in it.")
         config, inputs = plain(config, stage), dict(inputs)
         with self._temporary() as folder:
             draft, start = Draft(folder), time.perf_counter()
@@ -150,6 +184,7 @@ class Store:
                 for path in (folder / MANIFEST, folder, *folder.rglob("*/")):
                     _flush(path)
                 self._place(folder, manifest.key)
+                self.failures.forget(manifest.key)
 
     def manifests(self) -> Iterator[Manifest]:
         """The manifests of every artifact, in the order of their keys."""
@@ -166,10 +201,33 @@ class Store:
         return seconds
 
     def sweep(self) -> None:
-        """Delete the temporary folders of processes of this machine that are dead."""
+        """Delete the temporary folders and leases of processes of this machine that are dead."""
+        sweep(self._leases)
         for folder in self._tmp.glob(f"{socket.gethostname()}~*"):
-            if not _alive(int(folder.name.split("~")[1])):
+            if not alive(int(folder.name.split("~")[1])):
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _check_format(self) -> None:
+        """Refuse a store of a newer format, which this version might misread or damage."""
+        path = self.root / "format.json"
+        try:
+            found = int(json.loads(path.read_bytes())["format"])
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError):
+            raise StoreError(f"store {self.root}: format.json is damaged; delete it if this is a store.") from None
+        if found > FORMAT:
+            raise StoreError(
+                f"store {self.root}: made by a newer redcloak (format {found}; this one reads up to {FORMAT}); "
+                "update redcloak, or choose another store."
+            )
+
+    def _write_format(self) -> None:
+        path = self.root / "format.json"
+        if not path.exists():
+            beside = path.with_suffix(f".{os.getpid()}{secrets.token_hex(4)}")
+            beside.write_text(json.dumps({"format": FORMAT}) + "\n", encoding="utf-8")
+            beside.replace(path)
 
     @contextmanager
     def _temporary(self) -> Iterator[Path]:
@@ -219,10 +277,10 @@ class Store:
             number = getattr(error, "errno", None)
             # Writers outside Python (safetensors) say it in words only.
             if number in FULL or "No space left on device" in str(error):
-                raise UserError(f"store {self.root}: the disk is full; free some space and run again.") from error
+                raise StoreError(f"store {self.root}: the disk is full; free some space and run again.") from error
             if number not in numbers:
                 raise
-            raise UserError(f"store {self.root}: {error}; choose a folder that you may write to.") from error
+            raise StoreError(f"store {self.root}: {error}; choose a folder that you may write to.") from error
 
 
 def _settle(folder: Path) -> dict[str, str]:
@@ -254,17 +312,3 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _alive(pid: int) -> bool:
-    """Whether a process of this machine is alive; in doubt it is."""
-    if sys.platform == "win32":  # where os.kill with signal 0 ends the process
-        return True
-    try:
-        os.kill(pid, 0)
-        # Where nobody collects dead orphans (containers) they answer still; Linux tells them by their state.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True

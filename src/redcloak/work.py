@@ -13,12 +13,44 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from redcloak.api import Progress
+from redcloak.api import Needs, Progress
 from redcloak.errors import UserError
 from redcloak.matrix import Node
-from redcloak.store import Store
+from redcloak.store import Store, StoreError
 
-Message = tuple[Literal["started", "progress"], str, int, int, dict[str, float]]
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a task failed, in words: those travel and are kept, exceptions do not.
+
+    ``trace`` is the traceback of where it ran, empty for a user's mistake; ``fatal``: no other task would fare better.
+    """
+
+    reason: str
+    trace: str = ""
+    fatal: bool = False
+
+    def error(self, stage: str) -> UserError | StageError:
+        """The exception that says it."""
+        return StageError(stage, self.reason, self.trace) if self.trace else UserError(self.reason)
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a worker says of a task: ``finished``, ``failed`` or ``busy`` (another run is at it) is its last word.
+
+    ``lost`` is said by the executor, of a task whose worker is gone. ``seconds`` is the wall time of the task.
+    """
+
+    kind: Literal["started", "progress", "finished", "failed", "busy", "lost"]
+    key: str
+    done: int = 0
+    total: int = 0
+    values: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    failure: Failure | None = None
+
+
 Send = Callable[[Message], None]
 
 
@@ -26,16 +58,19 @@ Send = Callable[[Message], None]
 class Event:
     """Something happened to a node; ``cached`` is told of those that are there and read, not of all behind them.
 
-    ``done``, ``total`` and ``values`` are the stage's own progress (``progress`` only); ``seconds`` is the
-    wall time of the node (``finished`` only).
+    ``done``, ``total`` and ``values`` are the stage's own progress (``progress`` only); ``seconds`` is the wall time of
+    the node (``finished`` only); ``failure`` says why it ``failed``. A node is ``lost`` when its worker died, and
+    starts anew; ``busy`` when another run on the same store has it, and is looked at again; ``skipped`` when what it
+    needs has failed.
     """
 
-    kind: Literal["started", "progress", "cached", "finished", "failed"]
+    kind: Literal["started", "progress", "cached", "finished", "failed", "busy", "lost", "skipped"]
     node: Node
     done: int = 0
     total: int = 0
     values: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    failure: Failure | None = None
 
 
 class StageError(Exception):
@@ -51,7 +86,7 @@ class StageError(Exception):
 
 @dataclass(frozen=True)
 class Task:
-    """What travels to a worker: names, keys and JSON."""
+    """What travels to a worker: names, keys and JSON. ``run`` names the run that it is part of."""
 
     key: str
     function: str
@@ -60,32 +95,39 @@ class Task:
     config: Mapping[str, Any]
     inputs: Mapping[str, str]
     transport: Mapping[str, Any]
+    needs: Needs = field(default_factory=Needs)
+    run: str = ""
 
     @classmethod
-    def of(cls, node: Node, function: str) -> Task:
+    def of(cls, node: Node, function: str, needs: Needs | None = None, run: str = "") -> Task:
         """The task of a node."""
-        return cls(node.key, function, node.stage, node.version, node.config, node.input_keys, node.transport)
+        settings = (node.config, node.input_keys, node.transport)
+        return cls(node.key, function, node.stage, node.version, *settings, needs or node.needs, run)
 
 
-def perform(task: Task, store: Store, send: Send) -> float:
-    """Run one stage into the store; the seconds it took."""
+def perform(task: Task, store: Store, send: Send) -> Message:
+    """Run one stage into the store, unless another run is at it; the last word about it."""
     start = time.perf_counter()
 
     def report(done: int, total: int, values: dict[str, float]) -> None:
-        # Tensors and NumPy scalars do not belong in a queue between processes.
-        send(("progress", task.key, done, total, {name: float(value) for name, value in values.items()}))
+        # Tensors and NumPy scalars do not belong in a pipe between processes.
+        plain = {name: float(value) for name, value in values.items()}
+        send(Message("progress", task.key, done, total, plain))
 
-    send(("started", task.key, 0, 0, {}))
     try:
-        # Another run on the same store may have made it since this one looked.
-        if store.find(task.key) is None:
-            _publish(task, store, report)
+        with store.lease(task.key, task.run) as ours:
+            if not ours:
+                return Message("busy", task.key)
+            send(Message("started", task.key))
+            # Another run on the same store may have made it since this one looked.
+            if store.find(task.key) is None:
+                _publish(task, store, report)
     except UserError as error:
-        raise UserError(*error.args) from error  # a subclass of its own might not survive pickling
+        return Message("failed", task.key, failure=Failure(str(error), fatal=isinstance(error, StoreError)))
     except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise StageError(task.stage, reason, traceback.format_exc()) from error
-    return time.perf_counter() - start
+        failure = Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
+        return Message("failed", task.key, failure=failure)
+    return Message("finished", task.key, seconds=time.perf_counter() - start)
 
 
 def _publish(task: Task, store: Store, report: Progress) -> None:
@@ -103,7 +145,7 @@ def _publish(task: Task, store: Store, report: Progress) -> None:
 def _folder(store: Store, key: str, stage: str) -> Path:
     artifact = store.open(key)
     if artifact is None:
-        raise UserError(f"store {store.root}: an input of stage {stage!r} was damaged or deleted; run again.")
+        raise UserError(f"store {store.uri}: an input of stage {stage!r} was damaged or deleted; run again.")
     return artifact.path
 
 

@@ -44,8 +44,13 @@ class Estimate:
             self.running[key] = stage, self.clock(), 0.0
         elif event.kind == "progress" and key in self.running:
             self.running[key] = *self.running[key][:2], event.done / max(event.total, 1)
+        elif event.kind == "lost":
+            self.waiting[stage] += bool(self.running.pop(key, None))
+        elif event.kind == "skipped":
+            self.waiting[stage] -= 1
+            self.done += 1
         elif event.kind in ("finished", "failed"):
-            self.running.pop(key, None)
+            self.waiting[stage] -= not self.running.pop(key, None)
             self.done += 1
         if event.kind == "finished":
             self.measured.setdefault(stage, []).append(event.seconds)
@@ -112,7 +117,7 @@ class Screen:
             self.show.begin(event.node.key, event.node.label)
         elif event.kind == "progress":
             self.show.update(event.node.key, event.done, event.total, event.values)
-        elif event.kind in ("finished", "failed"):
+        elif event.kind in ("finished", "failed", "lost"):
             self.show.end(event.node.key, event.kind)
 
 
@@ -147,6 +152,8 @@ class Lines:
 
     def end(self, key: str, how: str) -> None:
         """A stage ends."""
+        if key not in self.begun:  # its worker had not begun, or was lost
+            return
         label, start, _ = self.begun.pop(key)
         spent = duration(time.monotonic() - start)
         typer.echo(f"{label}: {spent} ({self.estimate})" if how == "finished" else f"{label}: {how}", err=True)
@@ -189,7 +196,8 @@ class Bars:
 
     def end(self, key: str, how: str) -> None:
         """A stage ends."""
-        self.bars.remove_task(self.tasks.pop(key))
+        if key in self.tasks:  # else its worker had not begun, or was lost
+            self.bars.remove_task(self.tasks.pop(key))
         self._overall()
 
     def _overall(self) -> None:
