@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,9 @@ from torch.nn.functional import normalize
 
 from redcloak import recognisers
 from redcloak.api import Context
+from redcloak.audit import Audit
 from redcloak.checks import run_checks
+from redcloak.config import AuditConfig
 from redcloak.detection import Outcome, detect, one_person, people
 from redcloak.errors import UserError
 from redcloak.faces import Faces, VerifyFace
@@ -189,12 +192,29 @@ def test_two_people_in_one_folder_are_named_and_a_folder_without_faces_is_refuse
     names = ["a.png", "b.png", "c.png", "d.png"]
     assert one_person(at(0, 5, 10, None), names, Corner()) is None
     found = one_person(at(0, 80, 3, 6), names, Corner())
-    assert found == "b.png seem to show someone else than the rest."
+    assert found == "b.png seems to show someone else than the rest."
     flags = [flag for flag in run_checks(finished(strangers=found)) if flag.anchor == "two-people"]
     assert [flag.message for flag in flags] == [found]
     with pytest.raises(UserError, match="corner finds no face in any of the 2 photos"):
         one_person(at(None, None), names[:2], Corner())
     assert one_person(two_people, names, recogniser("dlib")) == "c.png, d.png seem to show someone else than the rest."
+
+
+def test_an_audit_looks_at_the_faces_before_it_trains(suite_folder: Path, two_people: Tensor, tmp_path: Path):
+    save_images(tmp_path / "two", two_people)
+    save_images(tmp_path / "none", torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    suite = shutil.copytree(suite_folder, tmp_path / "suite")
+    with (suite / "suite.yaml").open("a") as file:
+        file.write("faces: dlib\n")  # which tells drawn people apart more surely than its makers' limit of SFace does
+    both = {"suite": str(suite), "protection": {"name": "none"}, "class_images": 0}
+    strangers = Audit.prepare(AuditConfig(photos=str(tmp_path / "two"), **both), tmp_path / "out")._strangers()
+    assert strangers == "002.png, 003.png seem to show someone else than the rest."
+    faceless = AuditConfig(photos=str(tmp_path / "none"), **both)
+    with pytest.raises(UserError, match="dlib finds no face in any of the 3 photos"):
+        Audit.prepare(faceless, tmp_path / "out").run()
+    assert not list((tmp_path / "out").glob("store/*/*")), "nothing was made"
+    of_things = Audit.prepare(faceless.model_copy(update={"metrics": ("quality", "clip_i")}), tmp_path / "out")
+    assert of_things._strangers() is None
 
 
 def test_ims_is_the_paper_s_formula(corner: Context):

@@ -97,4 +97,5 @@ def one_person(images: Tensor, names: Sequence[str], backend: FaceBackend) -> st
     if len(groups) < 2:
         return None
     others = [names[index] for group in groups[1:] for index in group]
-    return f"{', '.join(others[:3])}{' and more' if len(others) > 3 else ''} seem to show someone else than the rest."
+    listed = ", ".join(others[:3]) + (" and more" if len(others) > 3 else "")
+    return f"{listed} {'seems' if len(others) == 1 else 'seem'} to show someone else than the rest."
