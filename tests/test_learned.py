@@ -15,10 +15,11 @@ from redcloak import suite as suites
 from redcloak.api import Context, Subject
 from redcloak.backbone import Backbone
 from redcloak.cli import main
+from redcloak.concepts import prompts
 from redcloak.config import AuditConfig, Choice
 from redcloak.diagnose.curve import Course, courses, curve
 from redcloak.diagnose.figures import heat
-from redcloak.diagnose.learned import asks, attention, estimates, extract, map_side, positions, scorer
+from redcloak.diagnose.learned import attention, estimates, map_side, positions, scorer
 from redcloak.errors import UserError
 from redcloak.generate import Sampling, generate
 from redcloak.images import save_images
@@ -32,30 +33,6 @@ FAST = Sampling(2, 2.0)
 @pytest.fixture
 def config() -> AuditConfig:
     return AuditConfig(photos="", images_per_prompt=2, sampling_steps=2, guidance=2.0, red_team=(Choice(name="jpeg"),))
-
-
-def test_the_concepts_one_at_a_time():
-    asked = {
-        one.name: (one.prompt, one.negative) for one in asks(Subject("dog", "xyz"), Decoupling(infer_suffix=False))
-    }
-    assert asked == {
-        "the identifier alone": ("a photo of xyz", ""),
-        "with the class noun": ("a photo of xyz dog", ""),
-        "with the noise token": ("a photo of xyz dog, bhj noisy pattern", ""),
-        "without the noise token": (
-            "a photo of xyz dog, without bhj noisy pattern",
-            "noisy, lowres, artifact, pattern",
-        ),
-        "the class alone": ("a photo of dog", ""),
-        "the noise token alone": ("a photo of bhj noisy pattern", ""),
-    }
-
-
-def test_a_concept_is_what_generate_draws(backbone: Backbone):
-    denied = asks(Subject(), Decoupling())[3]
-    expected, _ = generate(backbone, [denied.prompt], 2, 5, replace(FAST, negative=denied.negative))
-    assert torch.equal(extract(backbone, denied, 2, 5, FAST), expected)
-    assert not torch.equal(extract(backbone, denied, 2, 6, FAST), expected)
 
 
 def test_words_are_found_where_they_stand(backbone: Backbone):
@@ -156,6 +133,7 @@ def test_the_verb_shows_what_was_learned(suite_folder: Path, photos: Tensor, tmp
     assert main([str(part) for part in [*given, *few, *small, *learned]]) == 0
     found = json.loads((tmp_path / "out" / "diagnose.json").read_text())
     assert len(found["extracts"]) == 6
+    assert {one["name"]: one["prompt"] for one in found["extracts"]}["the subject, noise named"] == PROMPT
     assert [one["word"] for one in found["attention"]] == ["sks", "person", "bhj noisy pattern"]
     assert [(one["arm"], one["step"]) for one in found["curve"]] == [
         (arm, step) for arm in ("clean", "protected", "CDL", "jpeg + CDL") for step in (0, 1, 2)
@@ -207,11 +185,8 @@ def test_heat_is_a_picture():
 def test_the_small_suite_knows_what_noise_looks_like():
     """On trained weights: asked for the noise token, the model draws what its CLIP takes for noise."""
     suite = suites.load("tiny")
-    context = Context(suite)
-    asked = {one.name: one for one in asks(context.subject, Decoupling())}
-    score, sampling = scorer(context), Sampling(8, suite.spec.guidance)
-    found = {
-        name: float(score(extract(suite.backbone, asked[name], 3, 0, sampling))["class_mass"].mean())
-        for name in ("the class alone", "the noise token alone")
-    }
-    assert found["the class alone"] > found["the noise token alone"] + 0.2
+    asked = prompts(Subject(), Decoupling())
+    texts = [asked["class_noun"], asked["noise_token"]]
+    pictures, _ = generate(suite.backbone, texts, 3, 0, Sampling(8, suite.spec.guidance))
+    person, noise = scorer(Context(suite))(pictures)["class_mass"].split(3)
+    assert person.mean() > noise.mean() + 0.2

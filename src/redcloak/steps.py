@@ -157,7 +157,7 @@ def generate(
     from redcloak.generate import Sampling
     from redcloak.generate import generate as draw
 
-    decoupling = _as_trained(model, config.decoupling) if cdl else NONE
+    decoupling = as_trained(model, config.decoupling) if cdl else NONE
     words = config.subject.words.name
     prompts = [prompt.replace("{subject}", words) for prompt in config.prompts]
     asked = [decoupling.sampling(prompt) for prompt in prompts]
@@ -191,7 +191,7 @@ def concepts(
     from redcloak.generate import Sampling
     from redcloak.generate import generate as draw
 
-    decoupling = _as_trained(model, config.decoupling)
+    decoupling = as_trained(model, config.decoupling)
     asked = extraction.prompts(config.subject.words, decoupling)
     sampling = Sampling(config.sampling_steps, config.guidance or guidance_of(model))
     count, seed = config.images_per_prompt, config.seeds[0]
@@ -212,7 +212,7 @@ def concepts(
     return asked
 
 
-def _as_trained(model: str, decoupling: Decoupling) -> Decoupling:
+def as_trained(model: str, decoupling: Decoupling) -> Decoupling:
     """Decoupling with the new words that a model of ours was trained with, which nobody should have to repeat."""
     trained = read_record(Path(model)).get("config", {}).get("decoupling") or {}
     kept = {name: trained[name] for name in ("tokens", "count") if name in trained}

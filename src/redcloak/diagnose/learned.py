@@ -1,9 +1,7 @@
-"""What a personalized model learned: what it draws when asked for one concept, and where the words look.
+"""What a personalized model learned: how its pictures of each concept score, and where its words look.
 
 Asked for the identifier alone, a model that was trained on protected photos should draw noise if the noise was tied to
-the identifier, and the person if contrastive decoupling untied them.
-
-Cite: Liu et al., arXiv 2406.18944, figures 2b and 8 (concept extraction).
+the identifier, and the person if contrastive decoupling untied them (:mod:`redcloak.concepts`).
 """
 
 from __future__ import annotations
@@ -16,26 +14,16 @@ import torch
 from torch import Tensor
 
 from redcloak import registry
-from redcloak.api import Context, Progress, Subject, silent
+from redcloak.api import Context
 from redcloak.attention import recorded
 from redcloak.backbone import Backbone
 from redcloak.diagnose.misalignment import Concepts, measure
 from redcloak.errors import UserError
 from redcloak.generate import Sampling, generate
-from redcloak.prompts import Decoupling
 from redcloak.stats import Estimate, cluster_bootstrap
 
 LARGEST_SIDE = 16  # of an attention map: finer layers look at edges rather than at things
 Scorer = Callable[[Tensor], dict[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One concept that a model is asked for: what it is called here, the prompt and the negative prompt."""
-
-    name: str
-    prompt: str
-    negative: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,19 +33,6 @@ class Attention:
     word: str
     share: float
     map: Tensor
-
-
-def asks(subject: Subject, decoupling: Decoupling) -> list[Ask]:
-    """The concepts, one at a time: the identifier, with its noun, with the noise named, with the noise denied."""
-    denied = Decoupling(**decoupling.model_dump() | {"infer_suffix": True, "negative_prompt": True})
-    return [
-        Ask("the identifier alone", f"a photo of {subject.identifier}"),
-        Ask("with the class noun", subject.instance_prompt),
-        Ask("with the noise token", f"{subject.instance_prompt}, {decoupling.noise_token}"),
-        Ask("without the noise token", denied.sampling(subject.instance_prompt), denied.negative),
-        Ask("the class alone", subject.class_prompt),
-        Ask("the noise token alone", f"a photo of {decoupling.noise_token}"),
-    ]
 
 
 def scorer(context: Context) -> Scorer:
@@ -92,14 +67,6 @@ def estimates(scores: dict[str, Tensor]) -> dict[str, Estimate]:
         name: cluster_bootstrap(values.double().numpy(), np.zeros(len(values), dtype=np.int64))
         for name, values in scores.items()
     }
-
-
-def extract(
-    backbone: Backbone, ask: Ask, count: int, seed: int, sampling: Sampling, progress: Progress = silent
-) -> Tensor:
-    """Draw ``count`` pictures of one concept; all concepts start from the same noise, so that they pair up."""
-    asked = Sampling(sampling.steps, sampling.guidance, ask.negative)
-    return generate(backbone, [ask.prompt], count, seed, asked, progress=progress)[0]
 
 
 def attention(

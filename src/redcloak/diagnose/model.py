@@ -64,7 +64,6 @@ class Extract(Strict):
     model: str
     name: str
     prompt: str
-    negative: str = ""
     scores: dict[str, StoredEstimate]
     n: int = Field(ge=1)
 

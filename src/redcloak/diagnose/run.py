@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from redcloak import __version__, registry
 from redcloak.api import Context, Subject
 from redcloak.backbone import Backbone
 from redcloak.clip import Clip
+from redcloak.concepts import TITLES, prompts
 from redcloak.config import AuditConfig
 from redcloak.diagnose.clips import clips
 from redcloak.diagnose.curve import courses, curve
 from redcloak.diagnose.groups import Group, groups, pairs
-from redcloak.diagnose.learned import asks, attention, estimates, extract, scorer
+from redcloak.diagnose.learned import attention, estimates, scorer
 from redcloak.diagnose.misalignment import SCORES, Concepts, embedded, measure
 from redcloak.diagnose.model import CurvePoint, Diagnosis, Extract, Heat, Map, Measures, infos, lines, rows
 from redcloak.diagnose.projections import PROJECTIONS
@@ -27,7 +29,7 @@ from redcloak.images import Picture, load_images, to_uint8
 from redcloak.outputs import deliver, workspace
 from redcloak.parts import check_model
 from redcloak.report.table import Table, write_whole
-from redcloak.steps import Watch, backbone_of, guidance_of, unwatched
+from redcloak.steps import Watch, as_trained, backbone_of, guidance_of, unwatched
 from redcloak.suite import Suite
 from redcloak.suite import load as load_suite
 
@@ -127,20 +129,18 @@ def _learned(
 ) -> tuple[list[Extract], list[Heat], list[list[Picture]]]:
     """What each model draws of each concept, where its words look, and some of the pictures."""
     extracts, heats, drawn = [], [], []
-    subject, words, score = context.subject, config.decoupling, scorer(context)
+    subject, score, count, seed = context.subject, scorer(context), config.images_per_prompt, config.seeds[0]
     for model in asked.models:
         backbone, name = backbone_of(model, config.machine), Path(model).resolve().name
         sampling = Sampling(config.sampling_steps, config.guidance or guidance_of(model))
-        count, seed = config.images_per_prompt, config.seeds[0]
-        for ask in asks(subject, words):
-            pictures = extract(backbone, ask, count, seed, sampling, watch(f"{name}: {ask.name}"))
-            found = estimates(score(pictures))
-            extracts.append(
-                Extract(model=name, name=ask.name, prompt=ask.prompt, negative=ask.negative, scores=found, n=count)
-            )
-            drawn.append(list(to_uint8(pictures)))
-        prompt = f"{subject.instance_prompt}, {words.noise_token}"
-        looked = (subject.identifier, subject.class_noun, words.noise_token)
+        words = as_trained(model, config.decoupling)
+        concepts = prompts(subject, words)
+        pictures, _ = generate(backbone, list(concepts.values()), count, seed, sampling, progress=watch(name))
+        for (concept, prompt), mine in zip(concepts.items(), torch.split(pictures, count), strict=True):
+            found = estimates(score(mine))
+            extracts.append(Extract(model=name, name=TITLES[concept], prompt=prompt, scores=found, n=count))
+            drawn.append(list(to_uint8(mine)))
+        looked, prompt = (subject.identifier, subject.class_noun, words.phrase), concepts["with_noise"]
         for one in attention(backbone, prompt, looked, min(count, 4), seed, sampling):
             rows_of = tuple(tuple(float(value) for value in row) for row in one.map)
             heats.append(Heat(model=name, prompt=prompt, word=one.word, share=one.share, map=rows_of))
@@ -260,8 +260,8 @@ def _members(
         notes.append("No distance to the class: give its photos by --class-photos, or set class_images to 2 or more.")
         return None
     sampling = Sampling(config.sampling_steps, config.guidance or load_suite(config.suite).spec.guidance)
-    prompts, count = [config.subject.words.class_prompt], config.class_images
-    return generate(backbone, prompts, count, 0, sampling, progress=watch("class images"))[0]
+    wanted, count = [config.subject.words.class_prompt], config.class_images
+    return generate(backbone, wanted, count, 0, sampling, progress=watch("class images"))[0]
 
 
 def _few(count: int) -> list[str]:
