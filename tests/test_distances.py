@@ -163,3 +163,18 @@ def test_the_score_is_the_same_on_unit_features(kind: str, photos: Tensor, conte
     assert float(values.double().mean()) == pytest.approx(float(poly_mmd(y * root, x * root)), abs=1e-4)
     with pytest.raises(UserError, match="kid: it needs reference photos"):
         kid.kid(photos, kid.Config(), replace(context, reference=None))
+
+
+def test_an_audit_asks_generated_pictures_for_no_original(suite_folder: Path, tmp_path: Path):
+    from redcloak.audit import Audit
+    from redcloak.config import AuditConfig
+
+    config = AuditConfig(photos="drawn:1", suite=str(suite_folder), metrics=("quality", "spectrum", "fidelity"))
+    arm = next(arm for arm in Audit.prepare(config, tmp_path).arms if arm.summary.name == "protected")
+
+    def asked(node) -> list[str]:
+        return [method["name"] for method in node.config["metrics"]]
+
+    assert [asked(node) for _, node in arm.scores] == [["quality"]] * 2
+    assert asked(arm.photo_scores) == ["quality", "spectrum", "fidelity"]
+    assert "clean" in arm.photo_scores.inputs

@@ -264,7 +264,9 @@ class Builder:
         return self.graph.add("generate", config, inputs, transport=self.transport, label=label, needs=needs)
 
     def score(self, images: Node, metrics: tuple[str, ...], label: str, clean: Node | None = None) -> Node:
-        """Scores against the reference photos, and of fidelity against ``clean``."""
+        """Scores against the reference photos; paired ones, against ``clean``, where that is given."""
+        paired = {name for name in metrics if registry.describe("metrics", name).method.paired}
+        metrics = tuple(dict.fromkeys(name for name in metrics if clean or name not in paired))
 
         def make() -> dict[str, Any]:
             methods = [self.method("metrics", self.config.metric(name))[1] for name in metrics]
