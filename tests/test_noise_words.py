@@ -39,6 +39,13 @@ def test_clusters_follow_the_photos_and_the_seed(mixed: Tensor):
     assert kinds(mixed, 1, generator(0, "k")) == [0] * 6
 
 
+def test_clusters_draw_nothing_of_the_stream_that_training_draws_from(mixed: Tensor):
+    """So that an arm with clusters trains on the photos, steps and noise of the arms that it is compared with."""
+    stream, untouched = generator(0, "k"), generator(0, "k")
+    kinds(mixed, 2, stream)
+    assert torch.equal(torch.rand(3, generator=stream), torch.rand(3, generator=untouched))
+
+
 def test_a_shifted_pattern_is_the_same_kind(mixed: Tensor):
     """The spectrum of a periodic picture does not change where it starts."""
     tile = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)).repeat(1, 1, 4, 4)

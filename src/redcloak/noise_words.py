@@ -25,6 +25,7 @@ from torch import Generator, Tensor
 
 from redcloak.errors import UserError
 from redcloak.prompts import Decoupling
+from redcloak.rng import derive
 from redcloak.vocabulary import add_words
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def kinds(images: Tensor, count: int, generator: Generator) -> list[int]:
     if count > len(images):
         raise UserError(f"decoupling.count = {count}: more clusters than the {len(images)} photos; take fewer.")
     features = spectra(images).double().cpu().numpy()
-    seed = int(torch.randint(2**31, (), generator=generator))
+    seed = derive(generator.initial_seed(), "kinds")  # draws nothing: training goes on as it would without clusters
     labels = _kmeans(features, count, np.random.default_rng(seed))
     order = list(dict.fromkeys(labels))
     return [order.index(label) for label in labels]
