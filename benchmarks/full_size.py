@@ -1,10 +1,10 @@
 """Stable Diffusion 2.1 in full size, without a hub: ``python benchmarks/full_size.py`` prints what each step takes.
 
 Writes a diffusers folder with the configuration of Stable Diffusion 2.1-base and random weights, then runs protect,
-personalize (full and LoRA) and generate on it, two steps each at 256x256, every one a ``redcloak`` of its own, with the
-memory policy and without. The policy: ``memory=low`` (activations twice, idle values on disk), bf16 for what is frozen,
-and Adam's moments in 8 bits. A step that grows over ``--limit`` is stopped, and its row says so. ``--small`` is the same
-with a configuration of a few kilobytes: it proves the command. The tokenizer is the small suite's, read to 77 tokens.
+personalize (full and LoRA) and generate on it, two steps each at 256x256, every one a ``redcloak`` of its own, with
+the memory policy and without. The policy: ``memory=low`` (activations twice, idle values on disk), bf16 for what is
+frozen, and Adam's moments in 8 bits. A step that grows over ``--limit`` is stopped, and its row says so. ``--small`` is
+the same with a small configuration: it proves the command. The tokenizer is the small suite's, read to 77 tokens.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def photos(folder: Path, side: int) -> None:
 
 
 def measured(words: Sequence[str], out: Path, limit: float) -> dict[str, Any]:
-    """Run one verb: seconds and the most that was resident or swapped out, in GiB; stopped where it passes the limit."""
+    """Run one verb: seconds, and the most that was resident or swapped out in GiB; stopped over the limit."""
     command = [sys.executable, "-m", "redcloak", *words, "--out", str(out), "--force"]
     begun, most = time.perf_counter(), 0.0
     with (out.parent / f"{out.name}.log").open("w") as log:
@@ -134,9 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="a small configuration: proves the command")
     parser.add_argument("--side", type=int, default=256)
-    parser.add_argument(
-        "--protection", default="advdm", help="advdm, or aspl, which trains a surrogate (default advdm)"
-    )
+    parser.add_argument("--protection", default="advdm", help="advdm, or aspl, which trains a surrogate")
     parser.add_argument("--policies", nargs="+", default=list(POLICIES), choices=list(POLICIES))
     parser.add_argument("--limit", type=float, default=20, help="GiB; a step that takes more is stopped")
     parser.add_argument("--out", type=Path, default=Path("out/full_size"))
