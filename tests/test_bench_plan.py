@@ -194,8 +194,7 @@ def test_a_plan_counts_what_is_there_and_measures_by_the_nearest_past(config, tm
     )
     for node in (*photos, protects[0], next(n for n in protects if n.config["method"]["name"] == "aspl")):
         publish(store, node)
-    (store.root / "failures").mkdir(exist_ok=True)
-    (store.root / "failures" / f"{protects[-1].key}.json").write_text("{}")
+    store.failures.record(protects[-1].key, "protect", "", "no reason", "")
     found = planning.plan(matrix, store, 2, tmp_path)
     rows = {row.stage: row for row in found.rows}
     assert (rows["photos"].total, rows["photos"].cached, rows["photos"].missing) == (4, 4, 0)

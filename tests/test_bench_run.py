@@ -21,7 +21,6 @@ from test_bench_plan import people
 from test_cli import run
 
 from redcloak import stages
-from redcloak.bench.drive import failures
 from redcloak.bench.run import only_driver
 from redcloak.store import Store
 
@@ -170,7 +169,7 @@ def test_what_fails_stops_nobody_else_is_kept_and_is_tried_again(people, suite_f
     told = capsys.readouterr().out
     assert "failed: purify: jpeg" in told
     assert "5 of 7 arms" in told
-    (failed,) = failures(Store(tmp_path / "run" / "store"))
+    (failed,) = Store(tmp_path / "run" / "store").failures.all()
     assert failed.reason == "RuntimeError: the compressor is on fire"
     assert "in broken" in failed.trace
     assert "compressor" in (tmp_path / "run" / "leaderboard.html").read_text()
@@ -181,7 +180,7 @@ def test_what_fails_stops_nobody_else_is_kept_and_is_tried_again(people, suite_f
     assert "it failed: RuntimeError: the compressor" in capsys.readouterr().out
     assert again(tmp_path, "--overwrite", "retry") == 0
     assert "7 of 7 arms" in capsys.readouterr().out
-    assert list(failures(Store(tmp_path / "run" / "store"))) == []
+    assert list(Store(tmp_path / "run" / "store").failures.all()) == []
 
 
 def test_nobody_is_left_over_where_all_fail(people, suite_folder, tmp_path, monkeypatch, capsys):
@@ -189,9 +188,9 @@ def test_nobody_is_left_over_where_all_fail(people, suite_folder, tmp_path, monk
     monkeypatch.setitem(stages.STAGES, "photos", broken)
     assert again(tmp_path) == 2
     assert "no arm of small v1 is finished" in capsys.readouterr().err
-    assert {each.attempts for each in failures(Store(tmp_path / "run" / "store"))} == {1}
+    assert {each.attempts for each in Store(tmp_path / "run" / "store").failures.all()} == {1}
     assert again(tmp_path) == 2
-    assert {each.attempts for each in failures(Store(tmp_path / "run" / "store"))} == {2}
+    assert {each.attempts for each in Store(tmp_path / "run" / "store").failures.all()} == {2}
 
 
 def test_words_for_what_is_there(copy, people, suite_folder, computed, capsys):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from redcloak.bench.compare import changes
-from redcloak.bench.drive import failures
 from redcloak.bench.grid import Matrix
 from redcloak.bench.plan import present, weight
 from redcloak.bench.run import discard
@@ -58,7 +57,7 @@ def why(node: Node, store: Store) -> Why:
     """Why a node is a hit or a miss."""
     if store.find(node.key) is not None:
         return Why(node, True)
-    failed = next((each for each in failures(store) if each.key == node.key), None)
+    failed = store.failures.get(node.key)
     known = {manifest.key: manifest for manifest in store.manifests()}
     rivals = [manifest for manifest in known.values() if manifest.stage == node.stage]
     if not rivals:

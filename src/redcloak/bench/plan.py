@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from redcloak.arms import PRIORS
-from redcloak.bench.drive import failures
 from redcloak.bench.grid import Matrix
 from redcloak.manifest import Manifest, key_of
 from redcloak.matrix import Node, Plan, Row, longest_paths
@@ -131,7 +130,7 @@ def plan(matrix: Matrix, store: Store | None, workers: int, beside: Path) -> Mat
     nodes, _ = matrix.graph.split(lambda _: None, targets)
     keys = present(store)
     missing, _ = matrix.graph.split(lambda key: key if key in keys else None, targets)
-    failed = {each.key for each in failures(store)} if store else set()
+    failed = {each.key for each in store.failures.all()} if store else set()
     guess = _guesses(History(store if missing else None), matrix)
     rows = _rows(nodes, missing, failed, guess)
     work = sum(row.seconds for row in rows)

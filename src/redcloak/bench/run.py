@@ -7,28 +7,28 @@ The folder of a run holds ``matrix.yaml`` (every default resolved), ``results.pa
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, get_args
+from typing import Literal, get_args
 
 from redcloak.bench.board import Board, Failure, board, read_board
 from redcloak.bench.digests import Digests
-from redcloak.bench.drive import behind, drive, failures
 from redcloak.bench.grid import Arm, Matrix
 from redcloak.bench.plan import MatrixPlan, plan, present
 from redcloak.bench.results import Results
 from redcloak.errors import UserError
-from redcloak.execute import Event
+from redcloak.execute import Event, run
 from redcloak.images import check_writable
-from redcloak.matrix import Node
+from redcloak.lease import lease
+from redcloak.matrix import Graph, Node
 from redcloak.report.table import write_whole
 from redcloak.store import Artifact, Store
 
 Overwrite = Literal["missing", "retry", "force", "read-only"]
 WAYS: tuple[Overwrite, ...] = get_args(Overwrite)
+STAGES = "redcloak.stages:run_stage"
 FILES = ("results.parquet", "board.json", "leaderboard.html")
 
 
@@ -52,6 +52,7 @@ class Bench:
         self,
         overwrite: Overwrite = "missing",
         workers: int = 2,
+        executor: str = "local",
         on_event: Callable[[Event], None] = silent,
     ) -> Board:
         """Make what ``overwrite`` says and write the results of all arms that are finished.
@@ -71,12 +72,14 @@ class Bench:
             if overwrite == "force":
                 forget(self.matrix, self.store)
             targets = self.failed_before() if overwrite == "retry" else self.matrix.targets()
-            drive(self.matrix.graph, self.store, targets, workers, on_event)
+            run(
+                self.matrix.graph, self.store, STAGES, targets, workers, on_event, executor=executor, keep_going=True
+            )  # fmt: skip
             return self.report()
 
     def failed_before(self) -> list[Node]:
         """The targets of the arms of which a stage failed last time."""
-        waiting = behind(self.matrix.graph, [each.key for each in failures(self.store)])
+        waiting = behind(self.matrix.graph, {each.key for each in self.store.failures.all()})
         return [node for node in self.matrix.targets() if node.key in waiting]
 
     def finished(self) -> list[Arm]:
@@ -87,7 +90,7 @@ class Bench:
     def failures(self) -> list[Failure]:
         """What failed of this matrix, and has not succeeded since."""
         mine = {node.key: node for node in self.matrix.graph.order()}
-        found = [each for each in failures(self.store) if each.key in mine]
+        found = [each for each in self.store.failures.all() if each.key in mine]
         return [Failure(label=each.label, key=each.key, reason=each.reason) for each in found]
 
     def report(self, anew: bool = False) -> Board:
@@ -125,7 +128,7 @@ def prepare(matrix: Matrix, out: Path, store: Path | None, read_only: bool = Fal
         check_writable(out)
     elif not kept.is_dir():
         raise UserError(f"store {kept}: there is none; run the matrix first, or name another --store.")
-    return Bench(matrix, out, Store(kept))
+    return Bench(matrix, out, Store(kept, read_only))
 
 
 def check_models(matrix: Matrix) -> None:
@@ -152,31 +155,25 @@ def check_models(matrix: Matrix) -> None:
     suite.check(*dict.fromkeys(slots))
 
 
+def behind(graph: Graph, keys: set[str]) -> set[str]:
+    """These keys and those of every node that needs one of them."""
+    found = set(keys)
+    for node in graph.order():
+        if any(key in found for key in node.input_keys.values()):
+            found.add(node.key)
+    return found
+
+
 @contextmanager
 def only_driver(out: Path) -> Iterator[None]:
     """Let one run at a time write a folder; several folders may share a store."""
-    path = out / ".driver"
-    with path.open("a+") as file:
-        try:
-            lock(file)
-        except OSError:
+    with lease(out / ".driver") as ours:
+        if not ours:
             raise UserError(
                 f"--out {str(out)!r}: another `redcloak bench run` is at work there; wait for it, or give another "
                 "--out (several runs may share one --store)."
-            ) from None
+            )
         yield
-
-
-def lock(file: IO[str]) -> None:
-    """Hold a file until it is closed, or this process ends in whatever way; an OSError where another holds it."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def forget(matrix: Matrix, store: Store) -> None:

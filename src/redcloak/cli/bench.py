@@ -88,7 +88,7 @@ def existing(store: Path) -> Store | None:
     """The store to look into: looking makes none."""
     from redcloak.store import Store
 
-    return Store(store) if store.is_dir() else None
+    return Store(store, read_only=True) if store.is_dir() else None
 
 
 @app.command()
@@ -174,6 +174,7 @@ def run(
         ),
     ] = "missing",
     workers: Workers = None,
+    executor: Annotated[str, typer.Option(metavar="NAME", help="local, ray, or ray:ADDRESS of a cluster.")] = "local",
     device: options.Device = None,
     json: options.Json = False,
     open_: Annotated[bool, typer.Option("--open", help="Open the leaderboard in a browser.")] = False,
@@ -194,7 +195,7 @@ def run(
     where = folder(config, out)
     bench = prepare(expanded(config, where), where, store, overwrite == "read-only")
     with Screen(bench.plan(config.workers)) as screen:
-        board = bench.run(overwrite, config.workers, screen.follow)
+        board = bench.run(overwrite, config.workers, executor, screen.follow)
     typer.echo(board.to_json() if json else standings(board, where), nl=not json)
     if open_:
         typer.launch((where / "leaderboard.html").absolute().as_uri())
@@ -257,7 +258,7 @@ def gc(
 
     configs = [matrix_config(name) for name in matrices]
     where = folder(configs[0], out)
-    kept = needed(store or where / "store")
+    kept = needed(store or where / "store", read_only=not delete)
     expansions = [expanded(config, where) for config in configs]
     found = care.garbage(kept, expansions, models)
     if delete:
@@ -365,12 +366,13 @@ def claim(
     return 0
 
 
-def needed(store: Path) -> Store:
+def needed(store: Path, read_only: bool = True) -> Store:
     """A store that must be there."""
-    found = existing(store)
-    if found is None:
+    from redcloak.store import Store
+
+    if not store.is_dir():
         raise UserError(f"store {store}: there is none; run the matrix first, or name another --store.")
-    return found
+    return Store(store, read_only)
 
 
 def standings(board: Board, out: Path) -> str:
