@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from redcloak.training import FineTune, Latents, OptimizerName, Prior, trainable
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
-    from redcloak.api import Context
+    from redcloak.api import Context, Subject
     from redcloak.backbone import Backbone
 
 MEMORY = 0.9  # of the running loss: it looks back some ten steps
@@ -55,6 +56,11 @@ class TrainerConfig(MethodConfig):
         """The parameters whose values training changes: what a loan of the backbone has to put back."""
         return backbone.trainable()
 
+    @contextmanager
+    def learning(self, backbone: Backbone, subject: Subject, generator: Generator) -> Iterator[list[nn.Parameter]]:
+        """The parameters that take gradients: those that it ``changes``, or others put into the model meanwhile."""
+        yield self.changes(backbone)
+
 
 class PriorConfig(TrainerConfig):
     """With prior preservation: pictures of the class, drawn by the model itself, beside those of the subject."""
@@ -62,56 +68,56 @@ class PriorConfig(TrainerConfig):
     prior_weight: float = Field(1.0, ge=0, description="weight of the class pictures' loss; 0 switches them off")
 
 
-def fit(
-    images: Tensor,
-    config: TrainerConfig,
-    context: Context,
-    generator: Generator,
-    parameters: Sequence[nn.Parameter] | None = None,
-) -> None:
-    """Train ``parameters`` of ``context.suite.backbone``, and its new words, on instance images ``(N, 3, H, W)``.
+def fit(images: Tensor, config: TrainerConfig, context: Context, generator: Generator) -> None:
+    """Train what ``config`` is ``learning``, and the backbone's new words, on instance images ``(N, 3, H, W)``.
 
-    The loss is that of :class:`FineTune`; by default the parameters are those that the configuration ``changes``. Goes
-    on from ``context.checkpoint``, with the same result as if it had never stopped. Random, from ``generator``: the
-    order of the pictures, their templates, posteriors, steps and noise. New words for the photos' noise
-    (``context.decoupling``) are added first, and train along.
+    The loss is that of :class:`FineTune`. Goes on from ``context.checkpoint``, with the same result as if it had never
+    stopped. New words for the photos' noise (``context.decoupling``) are added first, and train along. Random, from
+    ``generator``: what the trainer begins with, then in each step the order of the pictures, their templates,
+    posteriors, times and noise.
 
     Raises:
         UserError: prior preservation is on, and there are no class images.
     """
     backbone, words = context.suite.backbone, context.decoupling or NONE
-    phrases = teach(backbone, words, images, generator)
-    prompts = {phrase: instance_prompts(config, context, phrase) for phrase in phrases}
-    tuning = FineTune(
-        backbone,
-        prompts[phrases[0]][0],
+    with config.learning(backbone, context.subject, generator) as parameters:
+        phrases = teach(backbone, words, images, generator)
+        prompts = {phrase: instance_prompts(config, context, phrase) for phrase in phrases}
+        tuning = fine_tune(config, context, prompts[phrases[0]][0], parameters)
+        latents = Latents.of(backbone, images)
+        done, recent = _resumed(tuning, context.checkpoint.load(), generator)
+        with trainable(tuning.parameters):
+            for step in range(done + 1, config.steps + 1):
+                photos = latents.order(config.batch, generator)
+                chosen = latents.take(photos, generator)
+                said = [phrases[photo] for photo in photos.tolist()]
+                templates = _drawn(len(config.templates), config.batch, generator)
+                loss = tuning.step(
+                    chosen,
+                    generator,
+                    prompts=[prompts[phrase][index] for phrase, index in zip(said, templates, strict=True)],
+                    class_prompts=_denied(words, said, context),
+                )
+                recent = loss if step == 1 else MEMORY * recent + (1 - MEMORY) * loss
+                if step % config.report_every == 0 or step == config.steps:
+                    context.progress(step, config.steps, {"loss": recent})
+                context.checkpoint.save(partial(_state, tuning, generator, step, recent))
+        settle(backbone, words, len(images))
+
+
+def fine_tune(config: TrainerConfig, context: Context, prompt: str, parameters: Sequence[nn.Parameter]) -> FineTune:
+    """The steps of a training."""
+    return FineTune(
+        context.suite.backbone,
+        prompt,
         lr=config.lr,
         prior=prior(config, context),
         batch=config.batch,
         clip=config.clip,
-        parameters=config.changes(backbone) if parameters is None else parameters,
+        parameters=parameters,
         word_lr=config.word_lr,
         optimizer=config.optimizer,
     )
-    latents, state = Latents.of(backbone, images), context.checkpoint.load()
-    done, recent = _resumed(tuning, state, generator)
-    with trainable(tuning.parameters):
-        for step in range(done + 1, config.steps + 1):
-            photos = latents.order(config.batch, generator)
-            chosen = latents.take(photos, generator)
-            said = [phrases[photo] for photo in photos.tolist()]
-            templates = _drawn(len(config.templates), config.batch, generator)
-            loss = tuning.step(
-                chosen,
-                generator,
-                prompts=[prompts[phrase][index] for phrase, index in zip(said, templates, strict=True)],
-                class_prompts=_denied(words, said, context),
-            )
-            recent = loss if step == 1 else MEMORY * recent + (1 - MEMORY) * loss
-            if step % config.report_every == 0 or step == config.steps:
-                context.progress(step, config.steps, {"loss": recent})
-            context.checkpoint.save(partial(_state, tuning, generator, step, recent))
-    settle(backbone, words, len(images))
 
 
 def instance_prompts(config: TrainerConfig, context: Context, phrase: str | None = None) -> list[str]:

@@ -68,6 +68,19 @@ class Prior:
     weight: float = 1.0
 
 
+def draw(
+    backbone: Backbone, latents: Tensor, prior: Prior | None, generator: Generator, classes: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a step draws: class latents below the instance latents ``(batch, C, h, w)``, and times and noise for all."""
+    if prior:
+        known = prior.latents
+        beside = known.draw(len(latents), generator) if classes is None else known.take(classes, generator)
+        latents = torch.cat([latents, beside])
+    times = torch.randint(len(backbone.alphas_cumprod), (len(latents),), generator=generator)
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    return latents, times.to(latents.device), noise
+
+
 class FineTune:
     """DreamBooth's loss on a backbone whose trainable parameters were lent, one optimizer step at a time.
 
@@ -149,13 +162,7 @@ class FineTune:
         """
         words = [*(prompts or [self.prompt] * self.batch)]
         words += (class_prompts or [self.prior.prompt] * self.batch) if self.prior else []
-        if self.prior:
-            known = self.prior.latents
-            beside = known.draw(self.batch, generator) if classes is None else known.take(classes, generator)
-            latents = torch.cat([latents, beside])
-        times = torch.randint(len(self.backbone.alphas_cumprod), (len(latents),), generator=generator)
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        times = times.to(latents.device)
+        latents, times, noise = draw(self.backbone, latents, self.prior, generator, classes)
         noisy, target = self.backbone.noised(latents, noise, times)
         errors = (self.backbone.unet(noisy, times, self._embed(words)).sample - target).pow(2).mean((1, 2, 3))
         loss = errors[: self.batch].mean()

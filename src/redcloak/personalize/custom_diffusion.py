@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from redcloak.api import Context, Method
+from redcloak.api import Context, Method, Subject
 from redcloak.backbone import Backbone
 from redcloak.fitting import PriorConfig, fit
 from redcloak.vocabulary import add_words
@@ -32,6 +35,13 @@ class Config(PriorConfig):
         """The projections of the text to keys and values."""
         return [value for name, value in backbone.unet.named_parameters() if name.endswith(ENDS)]
 
+    @contextmanager
+    def learning(self, backbone: Backbone, subject: Subject, generator: Generator) -> Iterator[list[nn.Parameter]]:
+        """The projections, and the word's embedding."""
+        word = subject.identifier
+        rows = [add_words(backbone, {word: self.begin or word})] if self.new_word else []
+        yield [*self.changes(backbone), *rows]
+
 
 def custom_diffusion(images: Tensor, config: Config, context: Context, generator: Generator) -> None:
     """Train how the text becomes keys and values, on instance images ``(N, 3, H, W)`` in [0, 1].
@@ -42,8 +52,4 @@ def custom_diffusion(images: Tensor, config: Config, context: Context, generator
 
     Cite: Kumari et al., CVPR 2023, section 3.2. License: Apache-2.0.
     """
-    backbone, word = context.suite.backbone, context.subject.identifier
-    parameters = config.changes(backbone)
-    if config.new_word:
-        parameters.append(add_words(backbone, {word: config.begin or word}))
-    fit(images, config, context, generator, parameters)
+    fit(images, config, context, generator)

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from redcloak.api import Context, Method
+from redcloak.api import Context, Method, Subject
 from redcloak.backbone import Backbone
 from redcloak.fitting import PriorConfig, fit
 
@@ -37,6 +37,12 @@ class Config(PriorConfig):
         layers = projections(backbone, text_encoder=self.text_encoder).values()
         return [value for layer in layers for name, value in layer.named_parameters() if name == "weight"]
 
+    @contextmanager
+    def learning(self, backbone: Backbone, subject: Subject, generator: Generator) -> Iterator[list[nn.Parameter]]:
+        """The two factors of each addition."""
+        with adapted(backbone, self, generator) as parameters:
+            yield parameters
+
 
 def lora(images: Tensor, config: Config, context: Context, generator: Generator) -> None:
     """Train ``W + B A`` in the place of each attention projection ``W``, and fuse the sum at the end.
@@ -48,8 +54,7 @@ def lora(images: Tensor, config: Config, context: Context, generator: Generator)
 
     Cite: Hu et al., ICLR 2022, equation 3 with alpha = rank; Ruiz et al., CVPR 2023. License: Apache-2.0.
     """
-    with adapted(context.suite.backbone, config, generator) as parameters:
-        fit(images, config, context, generator, parameters)
+    fit(images, config, context, generator)
 
 
 def projections(backbone: Backbone, *, text_encoder: bool) -> dict[str, nn.Linear]:

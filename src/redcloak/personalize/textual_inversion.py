@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from redcloak.api import Context, Method
+from redcloak.api import Context, Method, Subject
 from redcloak.backbone import Backbone
 from redcloak.fitting import TrainerConfig, fit
 from redcloak.vocabulary import add_words
@@ -30,6 +33,11 @@ class Config(TrainerConfig):
         """Nothing that is there: a word is added."""
         return []
 
+    @contextmanager
+    def learning(self, backbone: Backbone, subject: Subject, generator: Generator) -> Iterator[list[nn.Parameter]]:
+        """The word's embedding."""
+        yield [add_words(backbone, {subject.identifier: self.begin or subject.class_noun})]
+
 
 def textual_inversion(images: Tensor, config: Config, context: Context, generator: Generator) -> None:
     """Make the identifier a word of its own, and train its embedding on instance images ``(N, 3, H, W)`` in [0, 1].
@@ -40,6 +48,4 @@ def textual_inversion(images: Tensor, config: Config, context: Context, generato
 
     Cite: Gal et al., ICLR 2023, equation 2. License: Apache-2.0.
     """
-    subject = context.subject
-    row = add_words(context.suite.backbone, {subject.identifier: config.begin or subject.class_noun})
-    fit(images, config, context, generator, [row])
+    fit(images, config, context, generator)
