@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
+from conftest import checksum
 from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
 
+from redcloak import registry
+from redcloak.api import Context
 from redcloak.backbone import Backbone
 from redcloak.errors import UserError
 from redcloak.images import to_tensor
@@ -111,3 +118,23 @@ def test_what_sampling_denies_of_words_of_their_own_are_their_means(backbone: Ba
         settle(backbone, words, len(mixed))
         means = backbone.text_encoder.get_input_embeddings().added.weight
         assert torch.allclose(means, rows.view(6, 2, -1).mean(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", registry.names("personalize"))
+@pytest.mark.parametrize("tokens", ["shared", "per_image"])
+def test_every_trainer_saves_the_words(name: str, tokens: str, context: Context, photos: Tensor, tmp_path: Path):
+    """And plain transformers reads them back: each is one token, whose embedding has moved from where it began."""
+    entry, words = registry.load("personalize", name), Decoupling(tokens=tokens, count=2)
+    config = entry.configure(steps=3, lr=1e-4, word_lr=1e-2, batch=1)
+    backbone = context.suite.backbone
+    before = checksum(backbone)
+    with backbone.borrowed(config.changes(backbone)):
+        entry.function(photos, config, replace(context, decoupling=words), generator(0, name))
+        backbone.save(tmp_path)
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
+    saved = [tokenizer(word, add_special_tokens=False).input_ids for word in words.words]
+    assert all(len(tokens) == 1 for tokens in saved)
+    table = CLIPTextModel.from_pretrained(tmp_path / "text_encoder").get_input_embeddings().weight
+    begun = table[backbone.tokenizer("bhj noisy pattern", add_special_tokens=False).input_ids].mean(0)
+    assert all((table[token] - begun).abs().max() > 5e-3 for token in saved)
+    assert checksum(backbone) == before
