@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from redcloak import registry
 from redcloak.api import Kind, Method, Needs
@@ -41,7 +41,9 @@ PRIORS = {
     "personalize": 30.0,
     "generate": 6.0,
     "score": 2.0,
+    "swap": 1.0,
 }
+WordPart = Literal["identifier", "text_encoder"]
 
 
 @dataclass
@@ -315,6 +317,21 @@ class Builder:
             model = self.personalize(arm.trained_on, decoupling, seed, name)
             arm.models.append(model)
             self._draw(arm, model, decoupling, seed)
+        return arm
+
+    def swapped(self, name: str, title: str, words: str, receiver: Arm, donor: Arm, part: WordPart) -> Arm:
+        """An arm of trained models, each with what the donor's model of the same seed learned of words.
+
+        Nothing is trained. ``part``: the identifier's token embeddings, or the whole text encoder.
+        """
+        arm = Arm(ArmSummary(name=name, title=title, words=words))
+        config = {"part": part, "identifier": self.config.subject.identifier}
+        pairs = zip(self.config.seeds, receiver.models, donor.models, strict=True)
+        for seed, model, giver in pairs:
+            inputs = {"model": model, "donor": giver}
+            node = self.graph.add("swap", config, inputs, transport=self.transport, label=f"swap: {name}")
+            arm.models.append(node)
+            self._draw(arm, node, NONE, seed)
         return arm
 
     def _draw(self, arm: Arm, model: Node | None, decoupling: Decoupling, seed: int) -> None:

@@ -196,6 +196,22 @@ def score(config: Settings, inputs: Folders, out: Path, transport: Settings, rep
     return {}
 
 
+def swap(config: Settings, inputs: Folders, out: Path, transport: Settings, report: Progress) -> dict[str, Any]:
+    """A model that takes what a donor learned of words: its whole text encoder, or the identifier's embedding alone."""
+    from redcloak.backbone import Backbone
+
+    machine = _suite(transport).machine
+    model, donor = (Backbone.load(inputs[name] / "model", machine) for name in ("model", "donor"))
+    if config["part"] == "text_encoder":
+        model.text_encoder = donor.text_encoder
+    else:
+        tokens = model.tokenizer(str(config["identifier"]), add_special_tokens=False).input_ids
+        given, taken = (each.text_encoder.get_input_embeddings().weight for each in (donor, model))
+        taken.data[tokens] = given.data[tokens]
+    model.save(out / "model")
+    return {}
+
+
 STAGES: dict[str, Stage] = {
     "photos": photos,
     "class_images": class_images,
@@ -204,6 +220,7 @@ STAGES: dict[str, Stage] = {
     "personalize": personalize,
     "generate": generate,
     "score": score,
+    "swap": swap,
 }
 
 
