@@ -1,0 +1,232 @@
+"""A verdict for each claim about the cause: supported, refuted, or undecided at this number of subjects.
+
+The smallest effect that counts is declared before the run (:class:`Margins`). An effect is *present* where its interval
+lies above zero and its estimate reaches the margin; *absent* where the whole interval lies below the margin; otherwise
+nothing is decided. So "refuted" never means "not significant". A claim whose instrument failed (a perturbation that was
+to move CLIP and did not, say) or that has nothing to explain (a protection that does no damage) is undecided.
+
+Cite: Lakens, "Equivalence Tests", Soc. Psychol. Personal. Sci. 8, 2017 (a margin declared beforehand).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from redcloak.config import Strict
+from redcloak.diagnose.causes import Panel, mediation, partial_correlation
+from redcloak.stats import Estimate, Sample, cluster_bootstrap, paired_difference
+
+Answer = Literal["supported", "refuted", "undecided"]
+OBSERVED = ("clean", "matched_noise", "shuffled", "half", "base")  # nobody intervened on what CLIP sees of these
+CONTROLS = ("matched_noise", "shuffled", "transplant")
+
+
+class Margins(Strict):
+    """The smallest effects that count, declared before the run."""
+
+    damage: float = Field(0.05, gt=0, description="identity lost")
+    correlation: float = Field(0.3, gt=0, lt=1, description="partial correlation of misalignment and damage")
+    share: float = Field(0.5, gt=0, lt=1, description="of the damage that must go through the main cause")
+    held: float = Field(0.25, gt=0, lt=1, description="share of the protection's own value at which a quantity is held")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found of one claim. ``figure`` is the one that shows the effect, ``why`` what the answer rests on."""
+
+    claim: str
+    words: str
+    answer: Answer
+    effect: Estimate
+    margin: float
+    figure: Literal["effects", "dose"] = "effects"
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """``learned``: identity that each arm's models learned; ``panel``: what was done to the photos, and the damage."""
+
+    learned: Mapping[str, Sample]
+    panel: Panel
+    margins: Margins = field(default_factory=Margins)
+
+    def lost(self, arm: str, than: str = "clean") -> Estimate:
+        """How much less identity an arm learned than another, paired by subject and seed."""
+        return paired_difference(self.learned[than], self.learned[arm])
+
+    def done(self, arm: str, column: str, minus: str | None = None) -> Estimate:
+        """What was done to an arm's photos, or to those of another the less."""
+        values, rows = self.panel.columns[column], {}
+        for name in (arm, minus):
+            chosen = self.panel.arms == name
+            rows[name] = dict(zip(self.panel.subjects[chosen].tolist(), values[chosen].tolist(), strict=True))
+        subjects = sorted(rows[arm])
+        found = [rows[arm][each] - (rows[minus][each] if minus else 0) for each in subjects]
+        return cluster_bootstrap(np.array(found), np.array(subjects))
+
+
+def panel(rows: Sequence[Mapping[str, Any]], learned: Mapping[str, Sample], doses: Mapping[str, float]) -> Panel:
+    """What was done to photos (rows: ``subject``, ``arm``, numbers) beside the identity lost, where both are known.
+
+    ``doses``: the budget of an aimed perturbation; 0 where an arm is not named.
+    """
+    kept = [row for row in rows if row["arm"] in learned]
+    subjects, arms = (np.array([row[name] for row in kept]) for name in ("subject", "arm"))
+    means = {
+        arm: {each: float(np.nanmean(s.values[s.subjects == each])) for each in np.unique(s.subjects).tolist()}
+        for arm, s in learned.items()
+    }
+    numbers = [name for name, value in kept[0].items() if isinstance(value, float)]
+    columns = {name: np.array([row[name] for row in kept]) for name in numbers}
+    columns["dose"] = np.array([doses.get(arm, 0.0) for arm in arms])
+    columns["damage"] = np.array(
+        [means["clean"][subject] - means[arm][subject] for subject, arm in zip(subjects, arms, strict=True)]
+    )
+    return Panel(subjects, arms, columns)
+
+
+def presence(effect: Estimate, margin: float) -> Literal["present", "absent", "undecided"]:
+    """Whether an effect of at least ``margin`` is there; without an interval nothing is decided."""
+    if effect.low > 0 and effect.estimate >= margin:
+        return "present"
+    return "absent" if effect.high < margin else "undecided"
+
+
+def verdicts(evidence: Evidence) -> list[Verdict]:
+    """Every claim that the arms at hand can speak of, in the order of docs/causal.md."""
+    kinds = (_statistics, _targeted, _realigned, _text, _dose, _cure, _refutations)
+    return [verdict for kind in kinds for verdict in kind(evidence)]
+
+
+def _judge(
+    claim: str, words: str, effect: Estimate, margin: float, broken: str = "", *, expects: bool = True, why: str = ""
+) -> Verdict:
+    """``expects`` is whether the claim says that the effect is there; ``broken`` why it cannot be tested."""
+    found = presence(effect, margin)
+    answer: Answer = "undecided"
+    if not broken and found != "undecided":
+        answer = "supported" if (found == "present") == expects else "refuted"
+    return Verdict(claim, words, answer, effect, margin, why=broken or why)
+
+
+def _harmless(evidence: Evidence) -> str:
+    """Why there is nothing to explain, or nothing."""
+    lost = evidence.lost("base")
+    return "" if presence(lost, evidence.margins.damage) == "present" else f"the protection's damage is {lost}"
+
+
+def _loose(evidence: Evidence, arm: str, column: str) -> str:
+    """Why a quantity that was to be held is not, or nothing."""
+    here, base = evidence.done(arm, column), evidence.done("base", column)
+    return "" if here.estimate <= evidence.margins.held * base.estimate else f"{column} is {here}, of {base}"
+
+
+def _statistics(evidence: Evidence) -> Iterator[Verdict]:
+    """Of two perturbations of the same statistics, the more misaligned one does the more damage."""
+    for arm in CONTROLS:
+        if arm not in evidence.learned:
+            continue
+        apart, lost = evidence.done("base", "misalignment", arm), evidence.lost("base", arm)
+        broken = _harmless(evidence)
+        if not broken and not (apart.low > 0 or apart.high < 0):
+            broken = f"they are as misaligned: {apart}"
+        effect = lost if apart.estimate > 0 else Estimate(-lost.estimate, -lost.high, -lost.low, lost.clusters)
+        words = f"Statistics fixed ({arm}): the more misaligned does the more damage"
+        yield _judge("1", words, effect, evidence.margins.damage, broken, why=f"misalignment apart by {apart}")
+
+
+def _targeted(evidence: Evidence) -> Iterator[Verdict]:
+    cases = {
+        "clip_only": ("2a", "Misalignment of the photo alone does damage", "latent_shift", "misalignment"),
+        "clip_decoded": ("2b", "Misalignment of what is decoded does damage, beside noise", "", "misalignment_decoded"),
+    }
+    for arm, (claim, words, held, moved) in cases.items():
+        if arm in evidence.learned:
+            broken = _loose(evidence, arm, held) if held else ""
+            here, base = evidence.done(arm, moved), evidence.done("base", moved)
+            if here.low <= 0 or here.estimate < (1 - evidence.margins.held) * base.estimate:
+                broken = f"{moved} is {here}, of {base}"
+            than = "clean" if held else "matched_noise"  # whose latents have moved, too
+            yield _judge(claim, words, evidence.lost(arm, than), evidence.margins.damage, broken, why=f"{moved} {here}")
+    if "latents_only" in evidence.learned:
+        broken = _harmless(evidence) or _loose(evidence, "latents_only", "embedding")
+        words, effect = "Without misalignment there is no damage", evidence.lost("latents_only")
+        why = f"embedding moved by {evidence.done('latents_only', 'embedding')}"
+        yield _judge("2c", words, effect, evidence.margins.damage, broken, expects=False, why=why)
+
+
+def _realigned(evidence: Evidence) -> Iterator[Verdict]:
+    cases = {"realign": ("3a", "photo", "embedding"), "realign_decoded": ("3b", "decoded photo", "embedding_decoded")}
+    for arm, (claim, view, column) in cases.items():
+        if arm in evidence.learned:
+            broken = _harmless(evidence) or _loose(evidence, arm, column)
+            words, effect = f"Re-aligning the {view} alone undoes damage", evidence.lost("base", arm)
+            why = f"{column} left: {evidence.done(arm, column)}"
+            yield _judge(claim, words, effect, evidence.margins.damage, broken, why=why)
+
+
+def _text(evidence: Evidence) -> Iterator[Verdict]:
+    cases = {
+        "words": ("4a", "Words that fit the protected photos undo damage"),
+        "swap_identifier": ("4b", "A clean model's identifier embedding undoes damage"),
+        "swap_text_encoder": ("4c", "A clean model's text encoder undoes damage"),
+    }
+    for arm, (claim, words) in cases.items():
+        if arm in evidence.learned:
+            effect = evidence.lost("base", arm)
+            yield _judge(claim, words, effect, evidence.margins.damage, _harmless(evidence))
+
+
+def _dose(evidence: Evidence) -> Iterator[Verdict]:
+    """Over all perturbations, the damage goes with misalignment; of what a protection does, most goes through it."""
+    given, margins = ("latent_shift", "perceptual"), evidence.margins
+    for letter, column in (("a", "misalignment"), ("b", "misalignment_decoded")):
+        effect = partial_correlation(evidence.panel, column, "damage", given)
+        words = f"Damage goes with {column}, given latent shift and perceptual distance"
+        yield _figure(_judge(f"5{letter}", words, effect, margins.correlation))
+    observed = evidence.panel.of(OBSERVED)
+    for letter, column in (("c", "misalignment"), ("d", "misalignment_decoded")):
+        for controls in ((), given):
+            found = mediation(observed, "dose", column, "damage", controls)
+            share, total = found.share, found.total
+            answer: Answer = "undecided"
+            if total.low > 0:
+                answer = "supported" if share.low > margins.share else "undecided"
+                answer = "refuted" if share.high < margins.share else answer
+            words = f"Most damage goes through {column}" + (", with the controls" if controls else "")
+            yield Verdict(f"5{letter}", words, answer, share, margins.share, "dose", f"{found.through} of {total}")
+
+
+def _figure(verdict: Verdict) -> Verdict:
+    return Verdict(**{**vars(verdict), "figure": "dose"})
+
+
+def _cure(evidence: Evidence) -> Iterator[Verdict]:
+    for arm in evidence.learned:
+        if arm.startswith("clean+"):
+            effect = evidence.lost(arm)
+            words = f"The cure does not harm the healthy: {arm.removeprefix('clean+')}"
+            yield _judge("6", words, effect, evidence.margins.damage, expects=False)
+    for arm in evidence.learned:
+        if arm.startswith("base+"):
+            words, effect = f"{arm.removeprefix('base+')} with CDL undoes damage", evidence.lost("base", arm)
+            yield _judge("6", words, effect, evidence.margins.damage, _harmless(evidence))
+
+
+def _refutations(evidence: Evidence) -> Iterator[Verdict]:
+    cases = {"realign_decoded": "embedding_decoded", "latents_only": "embedding"}
+    for arm, column in cases.items():
+        if arm in evidence.learned:
+            words = f"Misalignment removed, the subject still not learned ({arm})"
+            broken = _loose(evidence, arm, column)
+            yield _judge("7a", words, evidence.lost(arm), evidence.margins.damage, broken)
+    treated, cured = "adaptive+red_team", "clean+codesr+cdl+negative"
+    if treated in evidence.learned and cured in evidence.learned:
+        effect = evidence.lost(treated, cured)
+        yield _judge("7b", "The red team fails on an adaptive protection", effect, evidence.margins.damage)
