@@ -153,6 +153,7 @@ BAD = {
     "only: [{purifyer: jpeg}]": "unknown axis in a filter 'purifyer': did you mean 'purifier'",
     "only: [{purifier: jpg}]": "unknown purifier in a filter 'jpg': did you mean 'jpeg'",
     "prompts: ['a {thing}']": "'a {thing}' is no prompt",
+    "prompts: ['a photo of somebody']": "does not name the subject; put {subject} in it",
     "extends: me.yaml": "extends goes round in a circle: me.yaml -> me.yaml",
     "extends: nothing": "unknown protocol 'nothing'",
     "purifiers: &a [*a]": "a value holds itself",
@@ -175,6 +176,17 @@ def test_mistakes_are_told_in_one_line(line, people, tmp_path, capsys, monkeypat
     assert told.count("\n") == 1
     assert BAD[line] in told
     assert os.listdir(tmp_path) == ["me.yaml"]
+
+
+def test_every_verb_explains_itself_without_heavy_imports():
+    verbs = ["plan", "run", "report", "why", "gc", "verify", "compare", "claim"]
+    code = (
+        f"import sys\nfrom redcloak.cli import main\nfor verb in {verbs}: assert main(['bench', verb, '--help']) == 0\n"
+        "print(sorted({'torch', 'numpy', 'pyarrow', 'yaml', 'scipy'} & set(sys.modules)))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.count("Example: redcloak bench ") == len(verbs)
+    assert told.endswith("[]\n")
 
 
 # --- what it costs ----------------------------------------------------------------------------------------------------

@@ -193,6 +193,13 @@ def test_nobody_is_left_over_where_all_fail(people, suite_folder, tmp_path, monk
     assert {each.attempts for each in Store(tmp_path / "run" / "store").failures.all()} == {2}
 
 
+def test_a_prompt_whose_end_would_be_cut_off_is_refused_before_work(people, suite_folder, tmp_path, capsys):
+    write(tmp_path, people[:1], suite_folder, prompts=["a photo of {subject}" + " with a hat" * 40])
+    assert again(tmp_path) == 2
+    assert "shorten it" in capsys.readouterr().err
+    assert list(Store(tmp_path / "run" / "store").manifests()) == []
+
+
 def test_words_for_what_is_there(copy, people, suite_folder, computed, capsys):
     assert again(copy, "--overwrite", "read-only") == 0
     assert computed == []

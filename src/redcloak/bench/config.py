@@ -198,9 +198,11 @@ class MatrixConfig(Strict):
                 raise UserError(f"{where}: {option.label!r}: a protection or a trainer is one method, not a chain.")
         for prompt in (prompt for each in self.prompts for prompt in each.prompts):
             try:
-                prompt.format(subject="x")
+                named = "|" in prompt.format(subject="|")
             except (KeyError, IndexError, ValueError):
                 raise UserError(f"{where}: {prompt!r} is no prompt; the only placeholder is {{subject}}.") from None
+            if not named:
+                raise UserError(f"{where}: {prompt!r} does not name the subject; put {{subject}} in it.")
         for each in (*self.only, *self.exclude):
             for axis in each:
                 if axis not in AXES:

@@ -133,7 +133,7 @@ def _shown(
 
 def _pictures(arms: Sequence[Arm], read: Callable[[Node], Artifact]) -> Iterable[tuple[str, Picture]]:
     """In turns: a photo that the model was trained on, and what it draws; of one subject after another."""
-    for arm in {arm.axes.subject: arm for arm in reversed(arms)}.values():
+    for arm, *_ in by(arms, lambda arm: arm.axes.subject).values():
         if arm.trained_on is not None:
             yield f"trained on ({arm.axes.subject})", _first(read(arm.trained_on).path)
         folder = read(arm.images).path

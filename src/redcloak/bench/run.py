@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from redcloak.bench.board import Board, Failure, board, read_board
+from redcloak.bench.config import MatrixConfig
 from redcloak.bench.digests import Digests
 from redcloak.bench.grid import Arm, Matrix
 from redcloak.bench.plan import MatrixPlan, plan, present
@@ -23,6 +24,7 @@ from redcloak.execute import Event, run
 from redcloak.images import check_writable
 from redcloak.lease import lease
 from redcloak.matrix import Graph, Node
+from redcloak.prompts import check_words
 from redcloak.report.table import write_whole
 from redcloak.store import Artifact, Store
 
@@ -72,6 +74,8 @@ class Bench:
             if overwrite == "force":
                 forget(self.matrix, self.store)
             targets = self.failed_before() if overwrite == "retry" else self.matrix.targets()
+            if not {node.key for node in targets} <= present(self.store):
+                check_prompts(self.matrix.config)
             run(
                 self.matrix.graph, self.store, STAGES, targets, workers, on_event, executor=executor, keep_going=True
             )  # fmt: skip
@@ -129,6 +133,19 @@ def prepare(matrix: Matrix, out: Path, store: Path | None, read_only: bool = Fal
     elif not kept.is_dir():
         raise UserError(f"store {kept}: there is none; run the matrix first, or name another --store.")
     return Bench(matrix, out, Store(kept, read_only))
+
+
+def check_prompts(config: MatrixConfig) -> None:
+    """See that the text encoder reads every prompt to its end, in training and in sampling."""
+    from redcloak.suite import load
+
+    audit = config.audit(config.subjects[0])
+    tokenizer = load(audit.suite, audit.machine).tokenizer
+    for person in config.subjects:
+        subject = person.words.words
+        prompts = [prompt.format(subject=subject.name) for each in config.prompts for prompt in each.prompts]
+        for words in config.decoupling:
+            check_words(tokenizer, subject, words.decoupling, prompts)
 
 
 def check_models(matrix: Matrix) -> None:
