@@ -154,6 +154,8 @@ def test_the_headline_says_what_survives(made):
     none = Estimate(0.01, -0.02, 0.04, 5)
     weak = made.model_copy(update={"standings": tuple(r.model_copy(update={"survives": none}) for r in made.standings)})
     assert headline(weak) == "None of 3 protections measurably survives the strongest red team."
+    idle = tuple(row.model_copy(update={"flags": ("clean-did-not-learn",)}) for row in made.standings)
+    assert headline(made.model_copy(update={"standings": idle})).startswith("Nothing can be said")
     assert headline(made.model_copy(update={"standings": ()})) == "No protection was scored."
 
 

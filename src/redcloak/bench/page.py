@@ -34,6 +34,7 @@ LARGEST = 96  # pixels of a side
 PICTURES = 6_000_000  # bytes of all pictures together
 MOST = 6  # pictures of a cell
 FEWEST = 2
+UNLEARNT = "clean-did-not-learn"  # the red flag of a matrix in which there was nothing to protect
 
 SCRIPT = """
 for (const head of document.querySelectorAll("th[data-sort]")) {
@@ -90,6 +91,8 @@ def headline(board: Board) -> str:
     scored = [row for row in board.standings if not isnan(row.survives.estimate)]
     if not scored:
         return "No protection was scored."
+    if all(UNLEARNT in row.flags for row in scored):
+        return "Nothing can be said: from clean photos the models did not measurably learn the subjects."
     best, certain = scored[0], [row for row in scored if row.survives.low > 0]
     if not certain:
         return f"None of {len(scored)} protections measurably survives the strongest red team."
