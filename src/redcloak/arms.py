@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -203,7 +204,7 @@ class Builder:
 
     def _takes(self, kind: Kind, *names: str) -> Needs:
         """What a stage takes that runs these methods, where this audit computes."""
-        return Needs.together(registry.describe(kind, name).method.takes(self.config.device) for name in names)
+        return _takes(self.config.device, kind, names)
 
     def protect(self, choice: Choice) -> Node:
         """The photos with a protective perturbation; the class images go along where there is a surrogate."""
@@ -262,7 +263,7 @@ class Builder:
 
         config = self._once(make, "generate", decoupling, seed)
         inputs = {"model": model} if model else {}
-        label, needs = f"generate: {label}", MODEL.takes(self.config.device)
+        label, needs = f"generate: {label}", _takes_a_model(self.config.device)
         return self.graph.add("generate", config, inputs, transport=self.transport, label=label, needs=needs)
 
     def score(self, images: Node, metrics: tuple[str, ...], label: str, clean: Node | None = None) -> Node:
@@ -338,3 +339,14 @@ class Builder:
         node = self.generate(model, decoupling, seed, arm.summary.name)
         arm.generated.append((seed, node))
         arm.scores.append((seed, self.score(node, self.config.metrics, arm.summary.name)))
+
+
+@lru_cache(maxsize=4096)
+def _takes(device: str, kind: Kind, names: tuple[str, ...]) -> Needs:
+    """What these methods take on a device; worked out once, as a large matrix asks for every node."""
+    return Needs.together(registry.describe(kind, name).method.takes(device) for name in names)
+
+
+@lru_cache
+def _takes_a_model(device: str) -> Needs:
+    return MODEL.takes(device)
