@@ -154,10 +154,10 @@ def report(evidence: Evidence, rows: list[dict[str, Any]], words: dict[str, str]
     for name, value in learned.items():
         print(f"| {name} | {value} |")
     answers = verdicts(evidence)
-    print("\n| | claim | verdict | effect | margin | subjects | figure | |\n|---|---|---|---|---|---|---|---|")
+    print("\n| | claim | verdict | effect | margin | drawn again | figure | |\n|---|---|---|---|---|---|---|---|")
     for each in answers:
         effect, figure = each.effect, f"{each.figure}.svg"
-        print(f"| {each.claim} | {each.words} | **{each.answer}** | {effect} | {each.margin:g} | {effect.clusters} "
+        print(f"| {each.claim} | {each.words} | **{each.answer}** | {effect} | {each.margin:g} | {effect.clusters} {effect.over} "
               f"| {figure} | {each.why} |")  # fmt: skip
     effects(answers, args.out / "effects.svg")
     dose(evidence.panel, args.out / "dose.svg")

@@ -110,15 +110,15 @@ def test_what_moves_clip_leaves_the_latents_and_the_other_way_round(photos: Tens
     made = {
         "noise": protect("random_noise", photos, context),
         "clip_only": protect("clip_only", photos, context, steps=40, tolerance=0.01),
-        "latents_only": protect("latents_only", photos, context, steps=40, objective="distance", tolerance=0.02),
+        "latents_only": protect("latents_only", photos, context, steps=40, objective="distance", tolerance=0.05),
     }
     seen = {name: measure(x, prompt, suite.clip, suite.backbone, clean=photos) for name, x in made.items()}
     noisy = text_preference(suite, "a photo of noise", prompt, "photo")
     assert (seen["clip_only"]["latent_shift"] <= 0.01 + 1e-5).all()
     assert (noisy(made["clip_only"], []) > noisy(made["noise"], [])).all()
     for name in ("shift", "shift_decoded"):  # 1 - cosine is half the squared distance
-        assert (seen["latents_only"][name] <= 0.02**2 / 2 + 1e-6).all()
-    assert (seen["latents_only"]["latent_shift"] > seen["noise"]["latent_shift"]).all()
+        assert (seen["latents_only"][name] <= 0.05**2 / 2 + 1e-6).all()
+    assert (seen["latents_only"]["latent_shift"] > 3 * seen["clip_only"]["latent_shift"]).all()
 
 
 @pytest.mark.parametrize("keeps", ["latents", "size"])

@@ -67,6 +67,11 @@ def test_two_subjects_and_much_noise_decide_nothing():
     assert answers(found)["2a"] == {"undecided"}
 
 
+def test_one_subject_decides_nothing_whatever_its_arms_say():
+    found = evidence(world(0, misalignment=0.6, latents=0, subjects=1))
+    assert set().union(*answers(found).values()) == {"undecided"}
+
+
 def test_an_instrument_that_failed_decides_nothing():
     panel = world(0, misalignment=0.6, latents=0)
     held = evidence(panel)

@@ -92,7 +92,9 @@ def panel(rows: Sequence[Mapping[str, Any]], learned: Mapping[str, Sample], dose
 
 
 def presence(effect: Estimate, margin: float) -> Literal["present", "absent", "undecided"]:
-    """Whether an effect of at least ``margin`` is there; without an interval nothing is decided."""
+    """Whether an effect of at least ``margin`` is there; of one subject nothing is decided."""
+    if effect.over != "subjects":
+        return "undecided"
     if effect.low > 0 and effect.estimate >= margin:
         return "present"
     return "absent" if effect.high < margin else "undecided"
@@ -196,7 +198,7 @@ def _dose(evidence: Evidence) -> Iterator[Verdict]:
             found = mediation(observed, "dose", column, "damage", controls)
             share, total = found.share, found.total
             answer: Answer = "undecided"
-            if total.low > 0:
+            if total.low > 0 and total.over == "subjects":
                 answer = "supported" if share.low > margins.share else "undecided"
                 answer = "refuted" if share.high < margins.share else answer
             words = f"Most damage goes through {column}" + (", with the controls" if controls else "")
