@@ -157,8 +157,8 @@ def report(evidence: Evidence, rows: list[dict[str, Any]], words: dict[str, str]
     print("\n| | claim | verdict | effect | margin | drawn again | figure | |\n|---|---|---|---|---|---|---|---|")
     for each in answers:
         effect, figure = each.effect, f"{each.figure}.svg"
-        print(f"| {each.claim} | {each.words} | **{each.answer}** | {effect} | {each.margin:g} | {effect.clusters} {effect.over} "
-              f"| {figure} | {each.why} |")  # fmt: skip
+        print(f"| {each.claim} | {each.words} | **{each.answer}** | {effect} | {each.margin:g} "
+              f"| {effect.clusters} {effect.over} | {figure} | {each.why} |")  # fmt: skip
     effects(answers, args.out / "effects.svg")
     dose(evidence.panel, args.out / "dose.svg")
     facts = {"margins": evidence.margins.model_dump(), "words": words, "photos": rows, "table": table}
