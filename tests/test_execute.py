@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import toy_stages
-from toy_stages import FUNCTION, lattice, lines
+from toy_stages import FUNCTION, contents, lattice, lines
 
 from redcloak.api import Needs
 from redcloak.errors import UserError
@@ -40,10 +40,6 @@ def expected(tmp_path_factory):
     store = Store(tmp_path_factory.mktemp("expected"))
     run(lattice(store.root / "log")[0], store, FUNCTION)
     return contents(store)
-
-
-def contents(store):
-    return {manifest.key: manifest.files for manifest in store.manifests()}
 
 
 def computed(log):

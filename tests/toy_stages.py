@@ -72,6 +72,11 @@ def lines(log: Path) -> list[list[str]]:
     return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
 
 
+def contents(store: Store) -> dict[str, dict[str, str]]:
+    """The files of every artifact of a store, by its key."""
+    return {manifest.key: manifest.files for manifest in store.manifests()}
+
+
 if __name__ == "__main__":
     store, log, workers, seconds = sys.argv[1:]
     run(lattice(Path(log), float(seconds))[0], Store(Path(store)), FUNCTION, workers=int(workers))

@@ -22,6 +22,7 @@ from redcloak.execute import Event, run
 from redcloak.images import check_writable, list_images, read_image, to_tensor
 from redcloak.matrix import Graph, Node, Plan
 from redcloak.matrix import plan as plan_graph
+from redcloak.places import open_store
 from redcloak.prompts import check_words
 from redcloak.report.build import ArmPictures, Drawn, build
 from redcloak.report.model import MethodUsed, Report, summarise
@@ -48,7 +49,7 @@ class Audit:
     store: Store
 
     @classmethod
-    def prepare(cls, config: AuditConfig, out: Path, store: Path | None = None) -> Audit:
+    def prepare(cls, config: AuditConfig, out: Path, store: str | Path | None = None) -> Audit:
         """Check everything that can be checked before work is spent: photos, methods, settings, the output folder.
 
         Raises:
@@ -65,7 +66,7 @@ class Audit:
         suite.check("backbone", *(slot for kind, choice in chosen(config) for slot in _needs(suite, kind, choice)))
         check_words(suite.tokenizer, config.subject.words, config.decoupling, builder.prompts)
         check_writable(out)
-        return cls(config, out, photos, suite, arms, builder.graph, Store(store or out / "store"))
+        return cls(config, out, photos, suite, arms, builder.graph, open_store(store or out / "store"))
 
     def targets(self) -> list[Node]:
         """The nodes that the report is read from."""
@@ -80,7 +81,16 @@ class Audit:
         resolved = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
         strangers = self._strangers()
         write_whole(self.out / "audit.yaml", resolved.encode())
-        run(self.graph, self.store, "redcloak.stages:run_stage", self.targets(), self.config.workers, on_event)
+        run(
+            self.graph,
+            self.store,
+            "redcloak.stages:run_stage",
+            self.targets(),
+            self.config.workers,
+            on_event,
+            executor=self.config.executor,
+            threads=self.config.threads,
+        )
         scores = Table.of(row for arm in self.arms for row in arm.rows(self.photos.name, self._artifact))
         report = self._report(scores, strangers)
         build(report, {arm.summary.name: self._pictures(arm) for arm in self.arms}, scores, self.out)
@@ -201,7 +211,10 @@ class Audit:
 
 
 def audit(
-    config: AuditConfig, out: Path, store: Path | None = None, on_event: Callable[[Event], None] = lambda event: None
+    config: AuditConfig,
+    out: Path,
+    store: str | Path | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
 ) -> Report:
     """Run an audit and write its report into ``out``; the same call after a kill goes on where it was.
 

@@ -185,6 +185,8 @@ class AuditConfig(Strict):
     device: str = transport("cpu", description="cpu, cuda, cuda:1, mps")
     memory: Policy = transport("auto", description="auto, or low: slower, in less memory, with the same result")
     workers: int = transport(2, ge=1, le=64, description="stages that run at the same time")
+    threads: int | None = transport(None, ge=1, le=1024, description="threads of a worker; by default cores / workers")
+    executor: str = transport("local", description="local, ray, or ray:ADDRESS of a cluster; see docs/cluster.md")
 
     @field_validator("metric_settings")
     @classmethod

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redcloak.errors import UserError
+from redcloak.hardware import Hardware
 
 if TYPE_CHECKING:
     from redcloak.suite import Suite
@@ -96,12 +97,9 @@ def _device() -> list[Finding]:
 
 
 def _machine() -> list[Finding]:
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    memory = "unknown"
-    with suppress(AttributeError, ValueError, OSError):  # not on Windows
-        memory = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GB"
-    return [Finding("cores", str(cores)), Finding("memory", memory)]
+    here = Hardware.here()
+    memory = f"{here.memory_mb / 1024:.1f} GB" if math.isfinite(here.memory_mb) else "unknown"
+    return [Finding("cores", str(here.cores)), Finding("memory", memory)]
 
 
 def _suites() -> list[Finding]:

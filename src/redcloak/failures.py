@@ -37,13 +37,13 @@ class Failures:
     def get(self, key: str) -> Failed | None:
         """The last failure of ``key``; None where it did not fail or has succeeded since."""
         try:
-            return Failed(**json.loads((self.folder / f"{key}.json").read_bytes()))
+            return Failed(**json.loads(self._read(f"{key}.json")))
         except (OSError, ValueError, TypeError):
             return None
 
     def all(self) -> Iterator[Failed]:
         """Every failure, in the order of keys."""
-        found = (self.get(path.stem) for path in sorted(self.folder.glob("*.json")))
+        found = (self.get(name.removesuffix(".json")) for name in self._names())
         return (failed for failed in found if failed)
 
     def record(self, key: str, stage: str, label: str, reason: str, trace: str) -> None:
@@ -51,12 +51,24 @@ class Failures:
         before = self.get(key)
         created = datetime.now(UTC).isoformat(timespec="seconds")
         failed = Failed(key, stage, label, reason, trace, created, before.attempts + 1 if before else 1)
-        self.folder.mkdir(mode=0o700, exist_ok=True)
-        beside = self.folder / f"{key}~{os.getpid()}{secrets.token_hex(4)}"
-        beside.write_text(json.dumps(asdict(failed), indent=1) + "\n", encoding="utf-8")
-        beside.replace(self.folder / f"{key}.json")
+        self._write(f"{key}.json", (json.dumps(asdict(failed), indent=1) + "\n").encode())
 
     def forget(self, key: str) -> None:
         """Strike out the failure of a task, where there is one."""
+        self._delete(f"{key}.json")
+
+    def _names(self) -> list[str]:
+        return sorted(path.name for path in self.folder.glob("*.json"))
+
+    def _read(self, name: str) -> bytes:
+        return (self.folder / name).read_bytes()
+
+    def _write(self, name: str, data: bytes) -> None:
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        beside = self.folder / f"{name}~{os.getpid()}{secrets.token_hex(4)}"
+        beside.write_bytes(data)
+        beside.replace(self.folder / name)
+
+    def _delete(self, name: str) -> None:
         with suppress(FileNotFoundError):
-            (self.folder / f"{key}.json").unlink()
+            (self.folder / name).unlink()

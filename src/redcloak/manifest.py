@@ -103,10 +103,18 @@ class Manifest(BaseModel):
 def read(folder: Path) -> Manifest | None:
     """The manifest of a folder, or None where it is missing, unreadable or not what was written."""
     try:
-        fields = json.loads((folder / MANIFEST).read_bytes())
+        return parse((folder / MANIFEST).read_bytes())
+    except OSError:
+        return None
+
+
+def parse(data: bytes) -> Manifest | None:
+    """A manifest from the content of ``stage.json``, or None where it is not what was written."""
+    try:
+        fields = json.loads(data)
         seal = fields.pop("seal")
         return Manifest.model_validate(fields) if seal == key_of(fields) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
+    except (ValueError, KeyError, TypeError, AttributeError, UserError):
         return None
 
 

@@ -13,4 +13,8 @@ def open_store(place: str | Path, read_only: bool = False) -> Store:
     Raises:
         StoreError: it cannot be reached or used.
     """
+    if "://" in str(place):
+        from redcloak.remote import RemoteStore
+
+        return RemoteStore(str(place), read_only)
     return Store(Path(place), read_only)

@@ -209,18 +209,8 @@ class Store:
 
     def _check_format(self) -> None:
         """Refuse a store of a newer format, which this version might misread or damage."""
-        path = self.root / "format.json"
-        try:
-            found = int(json.loads(path.read_bytes())["format"])
-        except FileNotFoundError:
-            return
-        except (ValueError, KeyError, TypeError):
-            raise StoreError(f"store {self.root}: format.json is damaged; delete it if this is a store.") from None
-        if found > FORMAT:
-            raise StoreError(
-                f"store {self.root}: made by a newer redcloak (format {found}; this one reads up to {FORMAT}); "
-                "update redcloak, or choose another store."
-            )
+        with suppress(FileNotFoundError):
+            check_format((self.root / "format.json").read_bytes(), str(self.root))
 
     def _write_format(self) -> None:
         path = self.root / "format.json"
@@ -281,6 +271,19 @@ class Store:
             if number not in numbers:
                 raise
             raise StoreError(f"store {self.root}: {error}; choose a folder that you may write to.") from error
+
+
+def check_format(data: bytes, place: str) -> None:
+    """Raise a :class:`StoreError` where ``format.json`` tells of a format that this version does not know."""
+    try:
+        found = int(json.loads(data)["format"])
+    except (ValueError, KeyError, TypeError):
+        raise StoreError(f"store {place}: format.json is damaged; delete it if this is a store.") from None
+    if found > FORMAT:
+        raise StoreError(
+            f"store {place}: made by a newer redcloak (format {found}; this one reads up to {FORMAT}); "
+            "update redcloak, or choose another store."
+        )
 
 
 def _settle(folder: Path) -> dict[str, str]:

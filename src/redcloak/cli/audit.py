@@ -46,10 +46,10 @@ def audit(
     plan: Annotated[bool, typer.Option("--plan", help="Say what would run and for how long; run nothing.")] = False,
     json: options.Json = False,
     device: options.Device = None,
-    workers: Annotated[int | None, typer.Option(metavar="N", help="Stages that run at the same time.")] = None,
-    store: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where results are kept; several audits may share it.")
-    ] = None,
+    workers: options.Workers = None,
+    threads: options.Threads = None,
+    executor: options.Executor = None,
+    store: options.Place = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 where a red flag was raised.")] = False,
     open_: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
     force: options.Force = False,
@@ -73,6 +73,8 @@ def audit(
         suite=suite,
         device=device,
         workers=workers,
+        threads=threads,
+        executor=executor,
     )
     if plan:
         found = _plan(chosen, out, store)
@@ -85,7 +87,7 @@ def audit(
     return 3 if strict and any(flag.severity != "info" for flag in report.flags) else 0
 
 
-def _run(config: AuditConfig, out: Path, store: Path | None, force: bool) -> Report:
+def _run(config: AuditConfig, out: Path, store: str | None, force: bool) -> Report:
     from redcloak.audit import Audit
     from redcloak.cli.progress import Screen
     from redcloak.outputs import check_audit
@@ -96,13 +98,14 @@ def _run(config: AuditConfig, out: Path, store: Path | None, force: bool) -> Rep
         return prepared.run(screen.follow)
 
 
-def _plan(config: AuditConfig, out: Path, store: Path | None) -> Plan:
+def _plan(config: AuditConfig, out: Path, store: str | None) -> Plan:
     """The plan of an audit that is prepared aside: planning makes neither the output folder nor the store."""
     from redcloak.audit import Audit
 
-    kept = store or out / "store"
+    kept = store or str(out / "store")
+    there = "://" in kept or Path(kept).is_dir()
     with tempfile.TemporaryDirectory() as aside:
-        return Audit.prepare(config, Path(aside), kept if kept.is_dir() else None).plan()
+        return Audit.prepare(config, Path(aside), kept if there else None).plan()
 
 
 def _planned(plan: Plan) -> str:

@@ -22,6 +22,15 @@ Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where to 
 Suite = Annotated[str | None, typer.Option(metavar="NAME", help="tiny, sd15, sd21, or a folder, also of diffusers.")]
 Seed = Annotated[int | None, typer.Option(metavar="N", help="Of every random stream.")]
 Budget = Annotated[float | None, typer.Option(metavar="STEPS", help="L_inf in 8-bit steps (/255) of the saved PNG.")]
+Workers = Annotated[int | None, typer.Option(metavar="N", help="Stages that run at the same time.")]
+Threads = Annotated[int | None, typer.Option(metavar="N", help="Threads of each worker; by default cores / workers.")]
+Executor = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Where stages run: local, ray, or ray:ADDRESS of a cluster.")
+]
+Place = Annotated[
+    str | None,
+    typer.Option("--store", metavar="PLACE", help="Where results are kept and shared: a folder, s3:// or gs://."),
+]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps.")]
 File = Annotated[
     Path | None,

@@ -1,0 +1,202 @@
+"""A store behind fsspec (``s3://``, ``gs://``, ``file://`` and others), with a local folder as its cache.
+
+An object store renames nothing, so that an artifact becomes visible by its ``stage.json``, which is written last. Its
+files are named by their own SHA-256: two workers that publish the same key at the same time cannot mix their files, and
+whoever writes ``stage.json`` last wins whole. Leases hold among the processes of one machine; across machines the same
+work may be done twice, which does no harm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from redcloak.errors import UserError
+from redcloak.failures import Failures
+from redcloak.manifest import MANIFEST, Manifest, parse, write
+from redcloak.store import FORMAT, Artifact, Store, StoreError, check_format
+
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
+
+
+class RemoteStore(Store):
+    """The artifacts under a URI; what is read is verified and kept in ``cache`` for the next time.
+
+    Raises:
+        StoreError: the place cannot be reached, or a newer redcloak made the store.
+    """
+
+    def __init__(self, uri: str, read_only: bool = False, cache: Path | None = None) -> None:
+        self.place = uri.rstrip("/")
+        self.fs, base = _file_system(self.place)
+        self.base = str(base).rstrip("/")
+        self._known: dict[str, Manifest] = {}
+        super().__init__(cache or _cache(self.place))
+        self.remote_only_read = read_only
+        self.failures = RemoteFailures(self.fs, f"{self.base}/failures")
+        with self._reached():
+            try:
+                check_format(self.fs.cat_file(f"{self.base}/format.json"), self.place)
+            except FileNotFoundError:
+                if not read_only:
+                    self._put("format.json", json.dumps({"format": FORMAT}).encode())
+
+    @property
+    def uri(self) -> str:
+        """How another process calls this store."""
+        return self.place
+
+    def find(self, key: str) -> Artifact | None:
+        """The artifact of ``key`` as its manifest over there describes it; its files may not be here yet."""
+        if key not in self._known:
+            with self._reached(), suppress(FileNotFoundError):
+                manifest = parse(self.fs.cat_file(self._there(key, MANIFEST)))
+                if manifest and manifest.key == key:
+                    self._known[key] = manifest
+        return Artifact(self.path(key), self._known[key]) if key in self._known else None
+
+    def open(self, key: str) -> Artifact | None:
+        """The artifact of ``key``, fetched where it is not here, and verified; a damaged one is set aside."""
+        found = self.find(key)
+        if found is None:
+            return None
+        here = super().find(key)
+        if here is None or here.manifest.files != found.manifest.files or super().open(key) is None:
+            if not self._fetch(found.manifest):
+                self._forsake(key)
+                return None
+            here = super().open(key)
+        return here or super().open(key)
+
+    def manifests(self) -> Iterator[Manifest]:
+        """The manifests of every artifact over there, in the order of their keys."""
+        with self._reached():
+            paths = sorted(self.fs.glob(f"{self.base}/artifacts/*/*/*/{MANIFEST}"))
+        for path in paths:
+            key = str(path).split("/")[-2]
+            if found := self.find(key):
+                yield found.manifest
+
+    def _place(self, folder: Path, key: str) -> None:
+        """Put a finished folder into the cache, then over there: its files, and last its manifest."""
+        if self.remote_only_read:
+            raise StoreError(f"store {self.place}: it was opened to be read only; nothing can be made in it.")
+        super()._place(folder, key)
+        mine = super().find(key)
+        assert mine is not None
+        with self._reached():
+            for name, digest in mine.manifest.files.items():
+                self._put(f"{self._folder(key)}/{digest}", (mine.path / name).read_bytes())
+            self._put(f"{self._folder(key)}/{MANIFEST}", (mine.path / MANIFEST).read_bytes())
+        self._known[key] = mine.manifest
+
+    def _fetch(self, manifest: Manifest) -> bool:
+        """Bring an artifact here; False where a file of it is missing or damaged over there."""
+        with self._temporary() as folder:
+            for name, digest in manifest.files.items():
+                try:
+                    with self._reached():
+                        data = self.fs.cat_file(self._there(manifest.key, digest))
+                except FileNotFoundError:
+                    return False
+                if hashlib.sha256(data).hexdigest() != digest:
+                    return False
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+            write(folder, manifest)
+            if super().find(manifest.key) is not None:
+                self._set_aside(manifest.key)
+            super()._place(folder, manifest.key)
+        return True
+
+    def _forsake(self, key: str) -> None:
+        """Move a damaged artifact out of the way, its manifest first."""
+        self._known.pop(key, None)
+        if self.remote_only_read:
+            return
+        aside = f"{self.base}/quarantine/{key}~{secrets.token_hex(4)}"
+        with self._reached(), suppress(FileNotFoundError):
+            self.fs.makedirs(aside, exist_ok=True)
+            self.fs.mv(self._there(key, MANIFEST), f"{aside}/{MANIFEST}")
+            for path in self.fs.ls(self._there(key, "").rstrip("/"), detail=False):
+                self.fs.mv(path, f"{aside}/{str(path).split('/')[-1]}")
+
+    def _folder(self, key: str) -> str:
+        return f"artifacts/{key[:2]}/{key[2:4]}/{key}"
+
+    def _there(self, key: str, name: str) -> str:
+        return f"{self.base}/{self._folder(key)}/{name}"
+
+    def _put(self, name: str, data: bytes) -> None:
+        _write(self.fs, f"{self.base}/{name}", data)
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Turn what the network or the service says into one line; that something is not there is no error."""
+        try:
+            yield
+        except (UserError, FileNotFoundError):
+            raise
+        except Exception as error:
+            words = f"{type(error).__name__}: {error}"
+            raise StoreError(f"store {self.place}: {words}; is it reachable, and may you write there?") from error
+
+
+class RemoteFailures(Failures):
+    """Failures that are kept beside the artifacts, where every machine sees them."""
+
+    def __init__(self, fs: Any, folder: str) -> None:
+        self.fs, self.there = fs, folder
+
+    def _names(self) -> list[str]:
+        return sorted(str(path).split("/")[-1] for path in self.fs.glob(f"{self.there}/*.json"))
+
+    def _read(self, name: str) -> bytes:
+        data: bytes = self.fs.cat_file(f"{self.there}/{name}")
+        return data
+
+    def _write(self, name: str, data: bytes) -> None:
+        _write(self.fs, f"{self.there}/{name}", data)
+
+    def _delete(self, name: str) -> None:
+        if self.fs.exists(f"{self.there}/{name}"):
+            self.fs.rm_file(f"{self.there}/{name}")
+
+
+def _write(fs: Any, path: str, data: bytes) -> None:
+    """Write one object whole: what services do of themselves, and what a file system does by renaming."""
+    fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+    if "file" not in fs.protocol:
+        fs.pipe_file(path, data)
+        return
+    beside = f"{path}~{os.getpid()}{secrets.token_hex(4)}"
+    fs.pipe_file(beside, data)
+    os.replace(beside, path)
+
+
+def _file_system(uri: str) -> tuple[Any, Any]:
+    import fsspec
+
+    scheme = uri.partition("://")[0]
+    try:
+        return fsspec.url_to_fs(uri)  # type: ignore[no-any-return]
+    except ImportError:
+        extra = EXTRAS.get(scheme)
+        fix = f"pip install 'redcloak[{extra}]'" if extra else f"install what fsspec needs for {scheme}://"
+        raise StoreError(f"store {uri}: nothing here speaks {scheme}; {fix}.") from None
+    except ValueError as error:
+        raise StoreError(f"store {uri}: {error}; use a folder, s3://BUCKET/NAME or gs://BUCKET/NAME.") from None
+
+
+def _cache(uri: str) -> Path:
+    """A folder of this machine for what is read from a place; ``REDCLOAK_CACHE`` says where such folders lie."""
+    root = os.environ.get("REDCLOAK_CACHE")
+    parent = Path(root) if root else Path.home() / ".cache" / "redcloak"
+    return parent / hashlib.sha256(uri.encode()).hexdigest()[:16]

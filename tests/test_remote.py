@@ -1,0 +1,163 @@
+import json
+import threading
+
+import fsspec
+import pytest
+from toy_stages import FUNCTION, contents, lattice, lines
+
+import redcloak.remote
+from redcloak.execute import run
+from redcloak.manifest import MANIFEST, artifact_key
+from redcloak.places import open_store
+from redcloak.remote import RemoteStore
+from redcloak.store import Store, StoreError
+
+
+@pytest.fixture
+def memory():
+    fs = fsspec.filesystem("memory")
+    yield fs
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture
+def machine(tmp_path, memory):
+    """A machine with a cache of its own, and the store that it sees."""
+    return lambda name, **options: RemoteStore("memory://bucket/store", cache=tmp_path / name, **options)
+
+
+def make(store, text="pixels", name="a"):
+    with store.publish("protect", 1, {"name": name}, {}) as draft:
+        (draft.folder / "deep").mkdir()
+        (draft.folder / "deep" / "0.png").write_text(text)
+        (draft.folder / "1.png").write_text(text * 2)
+        draft.notes = {"loss": 0.5}
+    return artifact_key("protect", 1, {"name": name}, {})
+
+
+def objects(memory):
+    return sorted(path for path in memory.find("/bucket") if "/artifacts/" in path)
+
+
+def test_what_one_machine_makes_another_reads(machine, memory):
+    key = make(machine("one"))
+    other = machine("other")
+    assert other.find(key).manifest.notes == {"loss": 0.5}
+    assert not other.path(key).exists()  # nothing is fetched before it is read
+    artifact = other.open(key)
+    assert (artifact.path / "deep" / "0.png").read_text() == "pixels"
+    assert other.verify(artifact) is None
+    assert [manifest.key for manifest in other.manifests()] == [key]
+    assert other.open("0" * 64) is None
+    memory.rm(f"/bucket/store/artifacts/{key[:2]}", recursive=True)
+    assert other.open(key) == artifact  # fetched once
+    assert machine("third").open(key) is None
+
+
+def test_the_manifest_comes_last(machine, memory, monkeypatch):
+    written, put = [], redcloak.remote._write
+    monkeypatch.setattr("redcloak.remote._write", lambda fs, path, data: written.append(path) or put(fs, path, data))
+    key = make(machine("one"))
+    assert written[-1].endswith(f"/{key}/{MANIFEST}")
+    assert len(written) == 1 + 3  # the format, two files, the manifest
+
+    def cut(fs, path, data):
+        if path.endswith(MANIFEST):
+            raise ConnectionError("cable")
+        put(fs, path, data)
+
+    monkeypatch.setattr("redcloak.remote._write", cut)
+    with pytest.raises(StoreError, match="ConnectionError: cable; is it reachable"):
+        make(machine("one"), name="b")
+    assert machine("two").open(artifact_key("protect", 1, {"name": "b"}, {})) is None
+
+
+def test_a_flipped_bit_over_there_is_found_and_set_aside(machine, memory):
+    key, sound = make(machine("one")), make(machine("one"), name="b")
+    victim = next(path for path in objects(memory) if key in path and not path.endswith(MANIFEST))
+    data = bytearray(memory.cat_file(victim))
+    data[0] ^= 1
+    memory.pipe_file(victim, bytes(data))
+    other = machine("two")
+    assert other.open(key) is None
+    assert other.find(key) is None
+    assert other.open(sound) is not None
+    assert any("/quarantine/" in path for path in memory.find("/bucket"))
+    make(other)
+    assert machine("three").open(key) is not None
+
+
+def test_a_flipped_bit_in_the_cache_is_fetched_anew(machine):
+    key, other = make(machine("one")), machine("two")
+    path = other.open(key).path / "1.png"
+    path.write_text("x")
+    assert (machine("two").open(key).path / "1.png").read_text() == "pixels" * 2
+
+
+def test_two_publishers_of_other_bytes_never_mix(machine):
+    """Whoever is last, what is read is all of one of them; also by who had the other in the cache."""
+    one, two = machine("one"), machine("two")
+    with one.publish("protect", 1, {"name": "a"}, {}) as draft:
+        (draft.folder / "deep").mkdir()
+        (draft.folder / "deep" / "0.png").write_text("first")
+        (draft.folder / "1.png").write_text("firstfirst")
+        key = make(two, text="second")
+    for store in (machine("one"), machine("two"), machine("three")):
+        artifact = store.open(key)
+        assert (artifact.path / "deep" / "0.png").read_text() == "first"
+        assert (artifact.path / "1.png").read_text() == "firstfirst"
+
+
+def test_many_threads_publish_the_same(machine):
+    stores = [machine(str(index)) for index in range(4)]
+    threads = [threading.Thread(target=make, args=(store, str(n))) for n, store in enumerate(stores)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    artifact = machine("reader").open(artifact_key("protect", 1, {"name": "a"}, {}))
+    assert (artifact.path / "1.png").read_text() == (artifact.path / "deep" / "0.png").read_text() * 2
+
+
+def test_failures_are_seen_by_all(machine):
+    one, two = machine("one"), machine("two")
+    key = artifact_key("protect", 1, {"name": "a"}, {})
+    for count in (1, 2):
+        one.failures.record(key, "protect", "label", "KeyError: 'x'", "Traceback")
+        assert two.failures.get(key).attempts == count
+    assert [failed.key for failed in two.failures.all()] == [key]
+    make(two)
+    assert list(one.failures.all()) == []
+
+
+def test_a_newer_format_and_places_that_are_none(machine, memory, monkeypatch):
+    make(machine("one"))
+    assert json.loads(memory.cat_file("/bucket/store/format.json")) == {"format": 1}
+    with pytest.raises(StoreError, match="opened to be read only"):
+        make(machine("two", read_only=True), name="b")
+    memory.pipe_file("/bucket/store/format.json", b'{"format": 7}')
+    with pytest.raises(StoreError, match=r"store memory://bucket/store: made by a newer redcloak \(format 7"):
+        machine("one")
+    with pytest.raises(StoreError, match="use a folder, s3://BUCKET/NAME or gs://BUCKET/NAME"):
+        open_store("nowhere://x")
+
+    def lacking(uri):
+        raise ImportError("s3fs")
+
+    monkeypatch.setattr(fsspec, "url_to_fs", lacking)
+    with pytest.raises(StoreError, match=r"store s3://x/y: nothing here speaks s3; pip install 'redcloak\[s3\]'"):
+        open_store("s3://x/y")
+
+
+def test_a_run_in_workers_of_two_machines_over_one_uri(tmp_path, monkeypatch):
+    uri, expected = (tmp_path / "shared").as_uri(), Store(tmp_path / "expected")
+    run(lattice(tmp_path / "other")[0], expected, FUNCTION)
+    for number, kept in ((2, 12), (1, 12)):
+        monkeypatch.setenv("REDCLOAK_CACHE", str(tmp_path / f"cache{number}"))
+        store = open_store(uri)
+        assert store.uri == uri
+        run(lattice(tmp_path / "log")[0], store, FUNCTION, workers=number)
+        assert contents(store) == contents(expected)
+        assert len(lines(tmp_path / "log")) == kept  # the second machine finds what the first has made
+    assert all(store.open(key) for key in contents(store))
