@@ -13,7 +13,7 @@ import math
 import os
 import socket
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from redcloak.api import Needs
@@ -24,6 +24,7 @@ from redcloak.work import Message, Send, Task, perform
 POLL_SECONDS = 0.5  # between two looks at the progress of what runs
 CAPACITY_SECONDS = 2.0  # for which the answer to "what has the cluster?" is taken to hold
 CONNECT_SECONDS = 5.0
+PLACE_SECONDS = 10.0  # for Ray to find an actor a place, before its task goes to another that is at rest
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is ever uploaded
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -63,6 +64,8 @@ class _Actor:
     promise: Any = None
     begun: bool = False
     asked: Any = None
+    alive: bool = False
+    since: float = field(default_factory=time.monotonic)
 
 
 class Cluster:
@@ -118,8 +121,10 @@ class Cluster:
             for idle in self._room(needs) or []:
                 self._dismiss(idle)
             actor = self._hire(needs)
-        actor.task, actor.begun = task, False
-        actor.promise, actor.asked = actor.handle.perform.remote(task), None
+        self._give(actor, task)
+
+    def _give(self, actor: _Actor, task: Task) -> None:
+        actor.task, actor.begun, actor.promise = task, False, actor.handle.perform.remote(task)
 
     def wait(self, take: Send, seconds: float | None) -> None:
         """Hand on last words, losses, and now and then the progress of what runs."""
@@ -134,17 +139,20 @@ class Cluster:
             self._finish(running[promise], take)
         if time.monotonic() - self.looked > POLL_SECONDS:
             self.looked = time.monotonic()
-            for actor in self.actors:
+            for actor in list(self.actors):
                 if actor.task:
                     self._ask(actor, take)
+                    self._rehouse(actor)
 
     def _finish(self, actor: _Actor, take: Send) -> None:
         task, actor.task = actor.task, None
         assert task is not None
         try:
             message: Message = self.ray.get(actor.promise)
+            actor.alive = True
         except self.ray.exceptions.ActorDiedError as error:
             self.actors.remove(actor)
+            self.known = (-math.inf, [])  # its node may have died with it
             if "StoreError" in str(error):  # from its beginning, when it opened the store
                 raise StoreError(f"store {self.uri}: a worker cannot use it; all nodes must reach it.") from error
             message = Message("lost", task.key)
@@ -165,13 +173,21 @@ class Cluster:
                 message: Message = self.ray.get(actor.asked)
             except self.ray.exceptions.RayError:  # its loss is told by its promise
                 return
-            actor.asked = None
+            actor.asked, actor.alive = None, True
             if message.key == actor.task.key:
                 if not actor.begun:
                     take(Message("started", message.key))
                 actor.begun = True
                 if message.kind == "progress":
                     take(message)
+
+    def _rehouse(self, actor: _Actor) -> None:
+        """Give the task of an actor that finds no place, as after the death of a node, to one that is at rest."""
+        if not actor.alive and actor.task and time.monotonic() - actor.since > PLACE_SECONDS:
+            idle = self._at_rest(actor.needs)
+            if idle:
+                self._dismiss(actor)
+                self._give(idle, actor.task)
 
     def _shape(self, needs: Needs) -> Needs:
         """The needs as an actor is made for them: few shapes, so that actors are reused, and none that has no place."""
