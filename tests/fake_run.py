@@ -52,7 +52,7 @@ def arm(name: str) -> Arm:
 def table(
     levels: dict[str, float] | None = None,
     *,
-    subjects: int = 5,
+    subjects: int = 8,
     seeds: int = 2,
     pictures: int = 4,
     spread: float = 0.02,

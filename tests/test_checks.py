@@ -46,7 +46,7 @@ def test_clean_that_did_not_learn():
 
 def test_an_untuned_model_that_scores_nearly_as_high_although_training_added_something():
     flag = only(finished(table(LEVELS | {"untuned": 0.56})), "untuned-scores-as-high")
-    assert "0.545 of identity before it saw the subject, and 0.602 after" in flag.message
+    assert "0.555 [0.531, 0.579] of identity before it saw the subject, and 0.596 [" in flag.message
 
 
 def test_an_untuned_model_scored_under_one_seed_is_compared_with_every_seed():
@@ -95,11 +95,13 @@ def test_a_purifier_that_ruins_clean_photos(metric, value):
 def test_too_few_images_counts_defined_values_and_names_the_metric():
     needy = METRICS | {"quality": Score("Quality", True, 1, 5, minimum_n=1000)}
     flag = only(finished(metrics=needy), "too-few-images")
-    assert "quality rests on 80 pictures and needs at least 1000" in flag.message
+    assert "quality rests on 128 pictures and needs at least 1000" in flag.message
     scores = table()
     gone = (scores.arm == "protected") & (scores.metric == "identity")
     emptied = replace(scores, value=np.where(gone, np.nan, scores.value))
-    assert only(finished(emptied), "too-few-images").arm == "protected"
+    flags = {flag.anchor: flag for flag in run_checks(finished(emptied))}
+    assert flags.keys() == {"too-few-images", "subjects-left-out"}
+    assert flags["too-few-images"].arm == "protected"
 
 
 def test_no_face_in_most_pictures_is_critical_for_the_clean_arm():
@@ -162,3 +164,18 @@ def test_a_check_raises_the_anchor_that_its_name_says():
     source = Path(run_checks.__code__.co_filename).read_text(encoding="utf-8")
     for anchor, body in re.findall(r"^def check_(\w+)(.*?)(?=^def |\Z)", source, re.MULTILINE | re.DOTALL):
         assert set(re.findall(r'Flag\(\s*"([^"]+)"', body)) == {anchor.replace("_", "-")}
+
+
+def test_too_few_subjects_for_the_tests_of_a_report():
+    flag = only(finished(table(subjects=5)), "too-few-subjects")
+    assert re.search(r"5 subjects; \d corrected tests need \d+ before any difference can be significant", flag.message)
+    assert only(finished(table(subjects=1)), "too-few-subjects").severity == "info"
+
+
+def test_a_subject_without_a_score_is_named():
+    scores = table()
+    lost = (scores.arm == "protected") & (scores.subject == "subject-2") & (scores.metric == "identity_zero")
+    run = finished(replace(scores, value=np.where(lost, np.nan, scores.value)))
+    flag = next(flag for flag in run_checks(run) if flag.anchor == "subjects-left-out")
+    assert flag.arm == "protected"
+    assert "identity_zero is undefined for 1 of 8 subjects (subject-2)" in flag.message

@@ -147,17 +147,17 @@ def test_it_holds():
     found = judged({})
     assert found.word == "holds"
     assert found.sentence == (
-        "The protection held: it took 0.41 [0.38, 0.43] of identity, and the strongest of 3 counter-measures, "
-        "red team, won back 23% [16%, 30%] of that."
+        "The protection held: it took 0.40 [0.38, 0.41] of identity, and the strongest of 3 counter-measures, "
+        "red team, won back 26% [20%, 33%] of that."
     )
     assert found.interval.low > 0
-    assert found.scope == "The 95% intervals are over 5 subjects and their training seeds."
+    assert found.scope == "The 95% intervals are over 8 subjects and their training seeds."
 
 
 def test_it_is_undone_by_a_purifier_which_is_named():
     found = judged({"protected+codesr": 0.57, "red_team": 0.58})
     assert found.word == "does_not_hold"
-    assert "protected+codesr won back 89%" in found.sentence
+    assert "protected+codesr won back 92%" in found.sentence
     assert "red team" not in found.sentence
 
 
@@ -193,7 +193,7 @@ def test_it_is_undecided_where_the_effect_may_be_nothing_or_much():
     assert "which may be nothing or much" in found.sentence
 
 
-@pytest.mark.parametrize(("level", "side"), [(0.37, "under"), (0.43, "over")])
+@pytest.mark.parametrize(("level", "side"), [(0.37, "under"), (0.41, "over")])
 def test_it_is_undecided_where_the_share_won_back_straddles_half(level, side):
     scores = table(LEVELS | {"protected+jpeg": level}, spread=0.05)
     share = recoveries(scores, ARMS)["protected+jpeg"].share
@@ -338,7 +338,7 @@ def test_the_table_has_the_numbers_of_the_scores():
     scores = table()
     text = Page(render(made(scores), {})).text
     clean = scores.sample("clean", "identity_zero")
-    assert f"clean 80 {np.mean(clean.values):.3f}" in text
+    assert f"clean 128 {np.mean(clean.values):.3f}" in text
     share = recoveries(scores, ARMS)["red_team"].share
     assert share is not None
     assert f"{share.estimate:.0%} [{share.low:.0%}, {share.high:.0%}]" in text.replace("−", "-")
@@ -370,7 +370,7 @@ def test_every_picture_has_words_and_no_row_is_embedded_twice():
     assert page.all("img")
     assert all(each["alt"].strip() for each in page.all("img"))
     figures = [each for each in page.all("div") if each.get("role") == "img"]
-    assert len(figures) == 2
+    assert len(figures) == 4  # the arms and the subjects, of identity and of quality
     assert "protected 0." in figures[0]["aria-label"]
     assert "Photos: as under “protected”" in page.text
     assert "Generated, seed 0: as under “clean”" in page.text

@@ -50,12 +50,12 @@ def covers(interval, truth=0.0):
 
 def test_the_interval_covers_the_truth_as_often_as_it_says_and_the_iid_bootstrap_does_not():
     rng = np.random.default_rng(3)
-    runs = 300
+    runs = 1000
     clustered = iid = 0
     for _ in range(runs):
         values = nested(rng)
-        clustered += covers(bootstrap(values))
-        iid += covers(cluster_bootstrap(values.ravel(), np.arange(values.size), n=100))
+        clustered += covers(bootstrap(values, n=1000))
+        iid += covers(cluster_bootstrap(values.ravel(), np.arange(values.size), n=50))
     assert 0.92 <= clustered / runs <= 0.98
     assert iid / runs < 0.65
 

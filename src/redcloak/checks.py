@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import isnan, nan
+from math import isnan
 
 import numpy as np
 
 from redcloak.api import Budget, Flag, Score
 from redcloak.masking import blind
+from redcloak.report.comparisons import differences, missing
 from redcloak.report.model import CLEAN, PRIMARY, PROTECTED, RANDOM_NOISE, UNTUNED, Arm
 from redcloak.report.table import Table
 from redcloak.report.verdict import learned
@@ -92,9 +93,9 @@ def check_clean_did_not_learn(run: Run) -> Flag | None:
 def check_untuned_scores_as_high(run: Run) -> Flag | None:
     """A model that never saw the subject scores nearly as high as the one trained on it."""
     untuned, clean = _mean(run.sample(UNTUNED)), _mean(run.sample(CLEAN))
-    if not untuned >= AS_HIGH * clean:  # also where one of them is NaN
+    if not untuned.estimate >= AS_HIGH * clean.estimate:  # also where one of them is NaN
         return None
-    message = f"the model scores {untuned:.3f} of identity before it saw the subject, and {clean:.3f} after."
+    message = f"the model scores {untuned} of identity before it saw the subject, and {clean.words} after."
     return Flag("untuned-scores-as-high", UNTUNED, message, "critical")
 
 
@@ -131,16 +132,16 @@ def check_purifier_changed_nothing(run: Run) -> Flag | None:
 
 def check_purifier_ruins_clean(run: Run) -> Flag | None:
     """A purifier destroys photos that carry no protection."""
-    own = run.photos(CLEAN, "identity")
+    own = _mean(run.scores.sample(CLEAN, "identity", "photos"))
     for arm in run.arms:
         if arm.protection or not arm.purifiers:
             continue
-        psnr, identity = run.photos(arm.name, "psnr"), run.photos(arm.name, "identity")
-        if len(psnr) and psnr.mean() < RUINED_PSNR:
-            message = f"purified clean photos are only {psnr.mean():.1f} dB from the originals."
+        psnr, identity = (_mean(run.scores.sample(arm.name, name, "photos")) for name in ("psnr", "identity"))
+        if psnr.estimate < RUINED_PSNR:
+            message = f"purified clean photos are only {psnr.words} dB from the originals."
             return Flag("purifier-ruins-clean", arm.name, message)
-        if len(own) and len(identity) and identity.mean() < RUINED_IDENTITY * own.mean():
-            message = f"purified clean photos have {identity.mean():.3f} of identity, untouched {own.mean():.3f}."
+        if identity.estimate < RUINED_IDENTITY * own.estimate:
+            message = f"purified clean photos have {identity} of identity, untouched {own.words}."
             return Flag("purifier-ruins-clean", arm.name, message)
     return None
 
@@ -160,15 +161,50 @@ def check_too_few_images(run: Run) -> Flag | None:
     return Flag("too-few-images", arm, f"{name} rests on {count} pictures and needs at least {needed}{more}.")
 
 
+def check_too_few_subjects(run: Run) -> Flag | None:
+    """The paired tests could not find any difference, however large, with so few subjects."""
+    found = differences(run.scores, run.arms)
+    if not found:
+        return None
+    arm = min(found, key=lambda name: found[name].subjects)
+    few = found[arm]
+    if few.subjects >= few.needed:
+        return None
+    if few.subjects <= 1:
+        return Flag("too-few-subjects", arm, "one subject: no test can say whether arms differ for others.", "info")
+    family = f"{few.tests} corrected tests need" if few.tests > 1 else "a test needs"
+    message = f"{few.subjects} subjects; {family} {few.needed} before any difference can be significant."
+    return Flag("too-few-subjects", arm, message)
+
+
+def check_subjects_left_out(run: Run) -> Flag | None:
+    """An arm has no defined score of a subject, so that comparisons with it speak of the others alone."""
+    subjects = list(dict.fromkeys(run.scores.select(source="generated").subject.tolist()))
+    gone = {
+        (arm.name, metric): out
+        for arm in run.arms
+        for metric in run.metrics
+        if len((sample := run.sample(arm.name, metric)).values) and (out := missing(sample, subjects))
+    }
+    if len(subjects) < 2 or not gone:
+        return None
+    arm, metric = max(gone, key=lambda place: (place[1] == PRIMARY, len(gone[place])))
+    names = ", ".join(gone[arm, metric][:3]) + (", ..." if len(gone[arm, metric]) > 3 else "")
+    more = _others([arm, *{name for name, _ in gone} - {arm}])
+    message = f"{metric} is undefined for {len(gone[arm, metric])} of {len(subjects)} subjects ({names}){more}."
+    return Flag("subjects-left-out", arm, message)
+
+
 def check_no_face(run: Run) -> Flag | None:
     """No face was found in most pictures, so that identity speaks of the few that have one."""
     shares = {arm.name: _mean(run.sample(arm.name, "face_found")) for arm in run.arms}
-    low = {name: share for name, share in shares.items() if share < NO_FACE}
+    low = {name: share for name, share in shares.items() if share.estimate < NO_FACE}
     if not low:
         return None
-    worst = CLEAN if CLEAN in low else min(low, key=lambda name: low[name])
+    worst = CLEAN if CLEAN in low else min(low, key=lambda name: low[name].estimate)
     more = _others([worst, *low.keys() - {worst}])
-    message = f"a face was found in {low[worst]:.0%} of the pictures{more}."
+    share = low[worst].within(0, 1)
+    message = f"a face was found in {share.estimate:.0%} of the pictures ({share.words}){more}."
     return Flag("no-face", worst, message, "critical" if worst == CLEAN else "warning")
 
 
@@ -200,12 +236,12 @@ def check_seed_spread(run: Run) -> Flag | None:
     if effect is None:
         return None
     spreads = {name: _seed_spread(run.sample(name)) for name in (CLEAN, PROTECTED)}
-    if any(map(isnan, spreads.values())):
+    if any(isnan(spread.estimate) for spread in spreads.values()):
         return Flag("seed-spread", CLEAN, "each subject has one training seed: how runs differ is not seen.")
-    arm = max(spreads, key=lambda name: spreads[name])
-    if spreads[arm] <= abs(effect.estimate):
+    arm = max(spreads, key=lambda name: spreads[name].estimate)
+    if spreads[arm].estimate <= abs(effect.estimate):
         return None
-    message = f"seeds alone move identity by {spreads[arm]:.3f}, the protection by {effect.estimate:.3f}."
+    message = f"seeds alone move identity by {_said(spreads[arm])}, the protection by {effect.words}."
     return Flag("seed-spread", arm, message)
 
 
@@ -226,8 +262,13 @@ def check_white_box(run: Run) -> Flag | None:
     return Flag("white-box", PROTECTED, message, "info")
 
 
-def _mean(sample: Sample) -> float:
-    return cluster_bootstrap(sample.values, sample.subjects, subclusters=sample.seeds, n=1).estimate
+def _mean(sample: Sample) -> Estimate:
+    return cluster_bootstrap(sample.values, sample.subjects, subclusters=sample.seeds)
+
+
+def _said(spread: Estimate) -> str:
+    """Of one subject the distance between its runs is what was seen, not a mean of anything."""
+    return f"{spread.estimate:.3f}" if spread.clusters == 1 else spread.words
 
 
 def _highest(values: Floats) -> float:
@@ -244,7 +285,7 @@ def _defined(run: Run, arm: str, metric: str) -> int:
     return int(np.isfinite(values).sum()) if len(values) else -1
 
 
-def _seed_spread(sample: Sample) -> float:
+def _seed_spread(sample: Sample) -> Estimate:
     """The largest distance between a subject's seeds, averaged over subjects; NaN where none has two."""
     values: dict[tuple[str, int], list[float]] = {}
     for cell, value in zip(sample.cells, sample.values, strict=True):
@@ -254,7 +295,7 @@ def _seed_spread(sample: Sample) -> float:
     for (subject, _), each in values.items():
         means.setdefault(subject, []).append(float(np.mean(each)))
     ranges = [max(each) - min(each) for each in means.values() if len(each) > 1]
-    return float(np.mean(ranges)) if ranges else nan
+    return cluster_bootstrap(np.array(ranges), np.arange(len(ranges)))
 
 
 def _others(names: list[str]) -> str:

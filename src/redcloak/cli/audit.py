@@ -126,10 +126,16 @@ def _told(report: Report, out: Path) -> str:
     """The verdict, the table of arms, the flags, and where the report is."""
     titles = {arm.name: arm.title for arm in report.arms}
     shown = [name for name in SHOWN if any(name in row.generated for row in report.rows)]
-    rows = [("", *(SHOWN[name] for name in shown))]
+    rows = [("", "n", *(SHOWN[name] for name in shown))]
     for row in report.rows:
         cells = [row.generated.get(name) for name in shown]
-        rows.append((titles[row.arm], *(interval(cell.interval) if cell else "-" for cell in cells)))
+        rows.append(
+            (
+                titles[row.arm],
+                str(row.pictures("generated")),
+                *(interval(cell.interval) if cell else "-" for cell in cells),
+            )
+        )
     flags = [f"{flag.severity}: {flag.message} [{flag.anchor}]" for flag in report.flags]
     if flags:
         flags.insert(0, "Red flags; docs/red-flags.md has a section for each:")

@@ -21,10 +21,10 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def interval(value: Interval) -> str:
-    """``0.12 [0.10, 0.15]``; without the brackets where there is no interval, ``-`` where there is no number."""
+    """``0.12 [0.10, 0.15]``; ``0.12 [no interval]`` where there is none, ``-`` where there is no number."""
     if isnan(value.estimate):
         return "-"
-    ends = "" if isnan(value.low) else f" [{value.low:.2f}, {value.high:.2f}]"
+    ends = " [no interval]" if isnan(value.low) else f" [{value.low:.2f}, {value.high:.2f}]"
     return f"{value.estimate:.2f}{ends}"
 
 

@@ -18,11 +18,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from redcloak.api import Score
 from redcloak.errors import UserError
 from redcloak.images import Picture, fit, to_png_bytes
-from redcloak.report.figures import perturbation, plots
-from redcloak.report.model import PRIMARY, Arm, Report
+from redcloak.report.figures import one_by_one, perturbation, plots
+from redcloak.report.model import PLOTTED, Arm, Report
 from redcloak.report.table import Source, Table, write_whole
 
-PLOTTED = (PRIMARY, "quality")
 SHOWN = 6  # photos of an arm, and generated pictures of each of its seeds
 LARGEST = 256  # pixels: a larger picture is embedded at this size, to keep the page light
 WORDS = {
@@ -108,12 +107,20 @@ def render(report: Report, pictures: Mapping[str, ArmPictures]) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"number": _number, "share": _share, "duration": _duration}
+    environment.filters |= {
+        "number": _number,
+        "share": _share,
+        "change": _change,
+        "chance": _chance,
+        "duration": _duration,
+    }
     return environment.get_template("audit.html.j2").render(
         report=report,
         word=WORDS[report.verdict.word],
         arms={arm.name: arm for arm in report.arms},
         plots=plots(report, PLOTTED),
+        lines=one_by_one(report, PLOTTED),
+        compared=[row for row in report.rows if row.comparison],
         columns={source: _columns(report, source) for source in ("generated", "photos")},
         strips=_strips(report.arms, pictures),
         config=yaml.safe_dump(report.model_dump(mode="json")["config"], sort_keys=False, allow_unicode=True),
@@ -183,6 +190,16 @@ def _number(value: float, score: Score) -> str:
     span = score.high - score.low
     decimals = 3 if span <= 2 else 2 if span <= 10 else 1
     return f"{value:.{decimals}f}".replace("-", "−")
+
+
+def _change(value: float) -> str:
+    """A difference with its sign."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _chance(p: float) -> str:
+    """A p-value; none is said to be 0."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _share(value: float) -> str:

@@ -56,6 +56,45 @@ def plots(report: Report, metrics: Sequence[str]) -> list[Plot]:
     ]
 
 
+def one_by_one(report: Report, metrics: Sequence[str]) -> list[Plot]:
+    """A figure for each metric: a line from arm to arm for each subject, or for each seed of a single one."""
+    found = []
+    for metric in metrics:
+        rows = {row.arm: row.one_by_one[metric] for row in report.rows if row.one_by_one.get(metric)}
+        names = list(dict.fromkeys(name for row in rows.values() for name in row))
+        if len(names) > 1:
+            found.append(_lines([arm for arm in report.arms if arm.name in rows], rows, names, report.metrics[metric]))
+    return found
+
+
+def _lines(arms: Sequence[Arm], rows: dict[str, dict[str, Estimate]], names: Sequence[str], score: Score) -> Plot:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 0.55 + 0.45 * len(arms)), layout="constrained")
+        axes = figure.subplots()
+        for place, name in enumerate(names):
+            shift = 0.3 * (2 * place / (len(names) - 1) - 1)  # a row of its own, so that intervals do not cover others
+            here = [(rows[arm.name][name], row + shift) for row, arm in enumerate(arms) if name in rows[arm.name]]
+            axes.plot([each.estimate for each, _ in here], [y for _, y in here], color=FAINT, linewidth=0.8, zorder=0)
+            for each, y in here:
+                axes.plot([each.low, each.high], [y, y], color=INK, linewidth=0.8, alpha=0.35)
+            axes.plot([each.estimate for each, _ in here], [y for _, y in here], "o", color=INK, markersize=3.2)
+        _dress(axes, [arm.title for arm in arms])
+        element = svg(figure, f"{score.title} one by one")
+    return Plot(
+        score.title, f"{score.title}, one line each: {', '.join(names)}. The numbers are in the table below.", element
+    )
+
+
+def _dress(axes: Axes, titles: Sequence[str]) -> None:
+    axes.set_yticks(range(len(titles)), titles)
+    axes.set_ylim(len(titles) - 0.4, -0.6)
+    axes.tick_params(length=0, pad=8)
+    axes.tick_params(axis="x", pad=4)
+    axes.locator_params(axis="x", nbins=6)
+    axes.spines[:].set_visible(False)
+    axes.spines["bottom"].set(visible=True, color=FAINT)
+
+
 def perturbation(photo: Picture, clean: Picture) -> Picture:
     """What was added to a photo, ten times amplified around mid-grey: ``(H, W, 3)`` uint8."""
     difference = photo.astype(np.int16) - clean.astype(np.int16)
@@ -77,13 +116,7 @@ def _plot(arms: Sequence[Arm], intervals: dict[str, Estimate], score: Score) -> 
         for name in (UNTUNED, CLEAN):
             if name in intervals:
                 axes.axvline(intervals[name].estimate, color=FAINT, linewidth=1, dashes=(3, 3), zorder=0)
-        axes.set_yticks(range(len(shown)), [arm.title for arm in shown])
-        axes.set_ylim(len(shown) - 0.4, -0.6)
-        axes.tick_params(length=0, pad=8)
-        axes.tick_params(axis="x", pad=4)
-        axes.locator_params(axis="x", nbins=6)
-        axes.spines[:].set_visible(False)
-        axes.spines["bottom"].set(visible=True, color=FAINT)
+        _dress(axes, [arm.title for arm in shown])
         element = svg(figure, score.title)
     words = "; ".join(f"{arm.title} {intervals[arm.name]}" for arm in shown)
     better = "higher" if score.higher_is_better else "lower"

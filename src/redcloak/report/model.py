@@ -14,28 +14,45 @@ from pydantic import BeforeValidator, Field
 from redcloak.api import Flag, Score
 from redcloak.config import Strict, validate
 from redcloak.errors import UserError
+from redcloak.report.comparisons import differences, measured_by, one_by_one
+from redcloak.report.names import CLEAN, PRIMARY, PROTECTED, RANDOM_NOISE, RED_TEAM, UNTUNED
 from redcloak.report.table import Source, Table
-from redcloak.stats import Estimate, Recovery, cluster_bootstrap, recovered
+from redcloak.stats import Comparison, Estimate, Recovery, Sample, cluster_bootstrap, recovered
+
+__all__ = [
+    "CLEAN",
+    "PLOTTED",
+    "PRIMARY",
+    "PROTECTED",
+    "RANDOM_NOISE",
+    "RED_TEAM",
+    "UNTUNED",
+    "Arm",
+    "ArmRow",
+    "Cell",
+    "MethodUsed",
+    "Report",
+    "Verdict",
+    "Word",
+    "read_report",
+    "recoveries",
+    "summarise",
+]
 
 SCHEMA_VERSION = 1
-PRIMARY = "identity_zero"  # 0 where no face was found: a protection cannot win by losing faces from the mean
-
-UNTUNED = "untuned"
-CLEAN = "clean"
-RANDOM_NOISE = "random_noise"
-PROTECTED = "protected"
-RED_TEAM = "red_team"
+PLOTTED = (PRIMARY, "quality")
+NUMBERS = ("estimate", "low", "high", "p", "adjusted", "rank_biserial", "cliffs_delta", "detectable")
 
 
 def _undefined(value: Any) -> Any:
     """Read what JSON has no number for: null is written for NaN and becomes NaN again."""
     if not isinstance(value, Mapping):
         return value
-    ends = ("estimate", "low", "high")
-    return {name: nan if each is None and name in ends else _undefined(each) for name, each in value.items()}
+    return {name: nan if each is None and name in NUMBERS else _undefined(each) for name, each in value.items()}
 
 
 StoredEstimate = Annotated[Estimate, BeforeValidator(_undefined)]
+StoredComparison = Annotated[Comparison, BeforeValidator(_undefined)]
 StoredRecovery = Annotated[Recovery, BeforeValidator(_undefined)]
 Word = Literal["holds", "does_not_hold", "undecided", "no_effect"]
 
@@ -80,6 +97,11 @@ class ArmRow(Strict):
     generated: dict[str, Cell]
     photos: dict[str, Cell]
     recovery: StoredRecovery | None = Field(None, description="share of the protection's effect won back")
+    against: str = Field("", description="the arm that this one is compared with")
+    comparison: StoredComparison | None = Field(None, description="this arm minus that one, in the verdict's score")
+    one_by_one: dict[str, dict[str, StoredEstimate]] = Field(
+        default_factory=dict, description="metric -> subject (or seed, of a single subject) -> its own number"
+    )
 
     def pictures(self, source: Source) -> int:
         """How many pictures of one source were scored."""
@@ -152,13 +174,16 @@ def read_report(path: Path) -> Report:
 
 def summarise(scores: Table, arms: Sequence[Arm], metrics: Mapping[str, Score]) -> tuple[ArmRow, ...]:
     """The table of arms, in the order of ``arms``: an interval for each metric an arm was scored with."""
-    won_back = recoveries(scores, arms)
+    won_back, compared = recoveries(scores, arms), differences(scores, arms)
     return tuple(
         ArmRow(
             arm=arm.name,
             generated=_cells(scores, arm.name, "generated", metrics),
             photos=_cells(scores, arm.name, "photos", metrics),
             recovery=won_back.get(arm.name),
+            against=(measured_by(arm) or "") if arm.name in compared else "",
+            comparison=compared.get(arm.name),
+            one_by_one={metric: one_by_one(scores.sample(arm.name, metric)) for metric in PLOTTED if metric in metrics},
         )
         for arm in arms
     )
@@ -175,10 +200,15 @@ def _cells(scores: Table, arm: str, source: Source, metrics: Mapping[str, Score]
     samples = {name: scores.sample(arm, name, source) for name in metrics}
     return {
         name: Cell(
-            interval=cluster_bootstrap(sample.values, sample.subjects, subclusters=sample.seeds),
+            interval=_interval(sample, metrics[name]),
             n=int(np.isfinite(sample.values).sum()),
             undefined=int((~np.isfinite(sample.values)).sum()),
         )
         for name, sample in samples.items()
         if len(sample.values)
     }
+
+
+def _interval(sample: Sample, score: Score) -> Estimate:
+    found = cluster_bootstrap(sample.values, sample.subjects, subclusters=sample.seeds)
+    return found.within(score.low, score.high)

@@ -71,8 +71,7 @@ def _too_little(loss: Estimate, gained: Estimate) -> Answer | None:
     if loss.high < matters:
         how = "something, but too little to matter" if loss.low > 0 else "nothing measurable"
         return "no_effect", (
-            f"The protection did {how}: identity {_fell(loss)}, where clean photos teach the model "
-            f"{gained.estimate:.2f}."
+            f"The protection did {how}: identity {_fell(loss)}, where clean photos teach the model {_amount(gained)}."
         )
     if loss.low <= 0:
         return "undecided", (
