@@ -188,6 +188,9 @@ class FineTune:
         scale = LOSS_SCALE if self.backbone.dtype == torch.float16 else 1.0
         gradients = torch.autograd.grad(loss * scale, self.parameters, allow_unused=True)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            if gradient is not None and gradient.stride() != parameter.stride():
+                # fused AdamW reads memory in its own order: a gradient of another layout would be stepped astray
+                gradient = torch.empty_like(parameter).copy_(gradient)
             parameter.grad = gradient if gradient is None or scale == 1 else gradient / scale
         del gradients
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
