@@ -52,9 +52,10 @@ def test_a_resolved_configuration_reads_back_as_itself(text: str, tmp_path: Path
 
 def test_where_it_runs_is_no_part_of_the_key():
     here = AuditConfig(photos="drawn:1")
-    there = here.model_copy(update={"device": "cuda", "memory": "low", "workers": 9})
+    where = {"device": "cuda", "memory": "low", "workers": 9, "executor": "ray", "threads": 3}
+    there = here.model_copy(update={**where, "protocol": "paper 1"})
     assert here.key_fields() == there.key_fields()
-    assert here.key_fields().keys() == AuditConfig.model_fields.keys() - {"device", "memory", "workers"}
+    assert here.key_fields().keys() == AuditConfig.model_fields.keys() - {*where, "protocol"}
     assert here.key_fields() != here.model_copy(update={"budget": 12.0}).key_fields()
     assert "report_every" not in load("personalize", "dreambooth").configure().key_fields()
 

@@ -1,6 +1,5 @@
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from redcloak.hardware import Hardware
 from redcloak.matrix import Graph
 from redcloak.pool import Pool, _Worker
 from redcloak.store import Store
-from redcloak.work import Task
+from redcloak.work import Task, _peak_memory_mb
 
 BOTH = pytest.mark.parametrize("workers", [1, 2])
 
@@ -118,9 +117,10 @@ def test_the_manifest_says_what_the_stage_reported(store, log):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the mark cannot be reset here")
 def test_peak_memory_is_of_the_stage_and_not_of_what_was_before(store, log):
-    del (ballast := [bytes(1) * 100_000_000])[:]
+    ballast = [b"x" * 300_000_000]
+    before = _peak_memory_mb()
+    ballast.clear()
     graph, _ = lattice(log)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     run(graph, store, FUNCTION, targets=graph.order()[:1])
     (manifest,) = store.manifests()
     assert ballast == []
