@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import shutil
 import re
+import shutil
 import sys
 import time
 import traceback
