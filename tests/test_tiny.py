@@ -50,6 +50,11 @@ def test_the_weights_are_small():
     assert total < 25e6
 
 
+def written(rows):
+    """Rows as a report writes them: an undefined number equals another there."""
+    return [row.model_dump_json() for row in rows]
+
+
 def test_an_audit_from_photos_to_a_report(tmp_path: Path):
     events: list[Event] = []
     audit = Audit.prepare(config(), tmp_path / "audit")
@@ -70,7 +75,7 @@ def test_an_audit_from_photos_to_a_report(tmp_path: Path):
     events.clear()
     again = Audit.prepare(config(), tmp_path / "audit").run(events.append)
     assert {event.kind for event in events} == {"cached"}
-    assert again.rows == report.rows
+    assert written(again.rows) == written(report.rows)
 
 
 def test_the_workers_make_no_difference(tmp_path: Path):
@@ -110,7 +115,7 @@ def test_killed_anywhere_it_goes_on(tmp_path: Path):
     after = {path.parent.name: path.stat().st_mtime_ns for path in (tmp_path / "out/store").rglob("stage.json")}
     assert done.items() <= after.items(), "a finished stage was computed twice"
     whole = Audit.prepare(config(purifiers=()), tmp_path / "undisturbed").run()
-    assert read_report(tmp_path / "out" / "report.json").rows == whole.rows
+    assert written(read_report(tmp_path / "out" / "report.json").rows) == written(whole.rows)
 
 
 def test_the_budget_of_every_protection_holds_on_disk(tmp_path: Path):

@@ -179,7 +179,8 @@ def check_too_few_subjects(run: Run) -> Flag | None:
 
 def check_subjects_left_out(run: Run) -> Flag | None:
     """An arm has no defined score of a subject, so that comparisons with it speak of the others alone."""
-    subjects = list(dict.fromkeys(run.scores.select(source="generated").subject.tolist()))
+    samples = [run.sample(arm.name, metric) for arm in run.arms for metric in run.metrics]
+    subjects = list(dict.fromkeys(subject for sample in samples for subject in sample.subjects.tolist()))
     gone = {
         (arm.name, metric): out
         for arm in run.arms
