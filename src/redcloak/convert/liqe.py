@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-import typer
 from torch import Tensor
 
+from redcloak.convert.command import command
 from redcloak.errors import UserError
 
 HEAD = 64
@@ -141,17 +141,7 @@ def _block(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 def main(arguments: Sequence[str]) -> int:
     """Convert, and say what was done: the exit status."""
-    if len(arguments) != 3:
-        typer.echo("usage: python -m redcloak.convert.liqe FILE TOKENIZER OUT", err=True)
-        return 2
-    source, tokenizer, out = map(Path, arguments)
-    try:
-        count = convert(source, tokenizer, out)
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        return 2
-    typer.echo(f"{count} tensors: {out}")
-    return 0
+    return command(convert, "redcloak.convert.liqe FILE TOKENIZER OUT", arguments)
 
 
 if __name__ == "__main__":

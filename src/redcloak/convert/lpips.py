@@ -11,8 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import typer
-
+from redcloak.convert.command import check_name, command, save
 from redcloak.convert.safetensors import read
 from redcloak.errors import UserError
 
@@ -23,20 +22,14 @@ def convert(trunk: Path, heads: Path, out: Path) -> int:
     Raises:
         UserError: an input is no checkpoint of plain tensors, or the two do not make LPIPS.
     """
-    from safetensors.torch import save_file
-
     from redcloak.lpips import load
 
     tensors = {name: value for name, value in read(trunk).items() if name.startswith("features.")}
     for name, value in read(heads).items():
         row = name.removeprefix("lin").partition(".")[0]
         tensors[f"heads.{row}"] = value.flatten().contiguous()
-    if out.suffix != ".safetensors":
-        raise UserError(f"OUT = {str(out)!r}: name it .safetensors.")
-    try:
-        save_file(tensors, out)
-    except OSError as error:
-        raise UserError(f"OUT = {str(out)!r} cannot be written: {error.strerror or error}.") from None
+    check_name(out)
+    save(tensors, out)
     try:
         load(out)
     except UserError:
@@ -49,17 +42,7 @@ def convert(trunk: Path, heads: Path, out: Path) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Convert, and say what was done: the exit status."""
-    if len(arguments) != 3:
-        typer.echo("usage: python -m redcloak.convert.lpips TRUNK HEADS OUT", err=True)
-        return 2
-    trunk, heads, out = map(Path, arguments)
-    try:
-        count = convert(trunk, heads, out)
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        return 2
-    typer.echo(f"{count} tensors: {out}")
-    return 0
+    return command(convert, "redcloak.convert.lpips TRUNK HEADS OUT", arguments)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import typer
-
+from redcloak.convert.command import check_name, command, save
 from redcloak.errors import UserError
 
 # Where training code puts the weights inside a checkpoint, the averaged ones first.
@@ -25,15 +24,9 @@ def convert(source: Path, out: Path) -> int:
     Raises:
         UserError: the source cannot be read, is no checkpoint of plain tensors, or ``out`` is no safetensors file.
     """
-    from safetensors.torch import save_file
-
-    if out.suffix != ".safetensors":
-        raise UserError(f"OUT = {str(out)!r}: name it .safetensors.")
+    check_name(out)
     tensors = read(source)
-    try:
-        save_file(tensors, out, {"format": "pt"})
-    except OSError as error:
-        raise UserError(f"OUT = {str(out)!r} cannot be written: {error.strerror or error}.") from None
+    save(tensors, out, {"format": "pt"})
     return len(tensors)
 
 
@@ -77,17 +70,7 @@ def _tensors(found: Any) -> dict[str, Any]:
 
 def main(arguments: Sequence[str]) -> int:
     """Convert, and say what was done: the exit status."""
-    if len(arguments) != 2:
-        typer.echo("usage: python -m redcloak.convert.safetensors FILE OUT", err=True)
-        return 2
-    source, out = map(Path, arguments)
-    try:
-        count = convert(source, out)
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        return 2
-    typer.echo(f"{count} tensors: {out}")
-    return 0
+    return command(convert, "redcloak.convert.safetensors FILE OUT", arguments)
 
 
 if __name__ == "__main__":
