@@ -7,6 +7,7 @@ fields, and only those, are left out of the cache key.
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -244,6 +245,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: a configuration is a mapping of names to values, not {type(values).__name__}.")
     return values
+
+
+def read_versioned(model: type[Model], path: Path, version: int, *, what: str = "", by: str, anew: str) -> Model:
+    """A file that redcloak wrote as JSON, checked for the ``schema_version`` that this redcloak reads.
+
+    Raises:
+        UserError: it cannot be read (``by`` tells which command writes it), is of another version (``anew`` tells what
+            to do), or a field is wrong.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {what}{path}: {error}; `{by}` writes it.") from None
+    if not isinstance(values, dict) or values.get("schema_version") != version:
+        raise UserError(f"{path}: schema_version is not {version}; {anew}.")
+    return validate(model, values, str(path))
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ strongest is the one that leaves the protection least, and doing nothing is one 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +22,7 @@ from redcloak.bench.config import NOTHING, PLAIN, MatrixConfig
 from redcloak.bench.grid import BASELINES, NO_BUDGET, Arm, Matrix
 from redcloak.bench.results import EMPTY, Cell, Results, by
 from redcloak.checks import Run, run_checks
-from redcloak.config import Strict, validate
+from redcloak.config import Strict, read_versioned
 from redcloak.errors import UserError
 from redcloak.report.model import CLEAN, PRIMARY, PROTECTED, RANDOM_NOISE, UNTUNED, StoredEstimate
 from redcloak.report.model import Arm as Summary
@@ -121,13 +120,8 @@ class Board(Strict):
 def read_board(folder: Path) -> Board:
     """The board of a finished run's folder."""
     path = folder / "board.json" if folder.is_dir() else folder
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}; `redcloak bench run` writes it.") from None
-    if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{path}: schema_version is not {SCHEMA_VERSION}; `redcloak bench report` writes it anew.")
-    return validate(Board, values, str(path))
+    anew = "`redcloak bench report` writes it anew"
+    return read_versioned(Board, path, SCHEMA_VERSION, by="redcloak bench run", anew=anew)
 
 
 def team_label(team: Team, several_trainers: bool = False) -> str:

@@ -10,7 +10,6 @@ Cite: Croce et al., RobustBench: a standardized adversarial robustness benchmark
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from itertools import pairwise
 from math import isnan
@@ -20,7 +19,7 @@ from typing import Any
 from pydantic import Field
 
 from redcloak.bench.board import Board, Standing, read_board
-from redcloak.config import Strict, validate
+from redcloak.config import Strict, read_versioned
 from redcloak.errors import UserError
 from redcloak.report.model import StoredEstimate
 from redcloak.report.table import write_whole
@@ -76,13 +75,8 @@ class Claim(Strict):
 
 def read_claim(path: Path) -> Claim:
     """Read and check one claim."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the claim {path}: {error}; `redcloak bench claim` writes it.") from None
-    if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{path}: schema_version is not {SCHEMA_VERSION}; write the claim with this redcloak.")
-    claim = validate(Claim, values, str(path))
+    anew = "write the claim with this redcloak"
+    claim = read_versioned(Claim, path, SCHEMA_VERSION, what="the claim ", by="redcloak bench claim", anew=anew)
     claim.check(str(path))
     if claim.name != path.stem:
         raise UserError(f"{path}: the claim is called {claim.name!r}; name the file {claim.name}.json.")

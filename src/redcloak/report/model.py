@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from math import isnan, nan
 from pathlib import Path
@@ -12,8 +11,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from redcloak.api import Flag, Score
-from redcloak.config import Strict, validate
-from redcloak.errors import UserError
+from redcloak.config import Strict, read_versioned
 from redcloak.report.comparisons import differences, measured_by, one_by_one
 from redcloak.report.names import CLEAN, PRIMARY, PROTECTED, RANDOM_NOISE, RED_TEAM, UNTUNED
 from redcloak.report.table import Source, Table
@@ -163,13 +161,9 @@ class Report(Strict):
 
 def read_report(path: Path) -> Report:
     """Read ``report.json``; a :class:`UserError` names the file and the field that is wrong."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the report {path}: {error}; `redcloak audit` writes it.") from None
-    if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{path}: schema_version is not {SCHEMA_VERSION}; write the report again.")
-    return validate(Report, values, str(path))
+    return read_versioned(
+        Report, path, SCHEMA_VERSION, what="the report ", by="redcloak audit", anew="write the report again"
+    )
 
 
 def summarise(scores: Table, arms: Sequence[Arm], metrics: Mapping[str, Score]) -> tuple[ArmRow, ...]:
