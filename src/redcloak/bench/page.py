@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from redcloak.api import Interval
@@ -28,6 +27,7 @@ from redcloak.bench.results import by
 from redcloak.images import Picture, fit, list_images, read_image
 from redcloak.matrix import Node
 from redcloak.report.model import CLEAN
+from redcloak.report.template import environment
 from redcloak.store import Artifact
 
 LARGEST = 96  # pixels of a side
@@ -62,16 +62,10 @@ class Shown:
 
 def page(board: Board, arms: Iterable[Arm], read: Callable[[Node], Artifact], out: Path, store: Path) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=PackageLoader("redcloak", "bench"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {"signed": signed, "percent": percent, "bar": bar}
+    templates = environment("bench")
+    templates.filters |= {"signed": signed, "percent": percent, "bar": bar}
     rows = (*board.standings, *board.baselines)
-    return environment.get_template("board.html.j2").render(
+    return templates.get_template("board.html.j2").render(
         board=board,
         headline=headline(board),
         columns=list({cell.label: None for row in rows for cell in row.cells}),

@@ -13,7 +13,6 @@ from math import isnan
 from pathlib import Path
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from redcloak.api import Score
 from redcloak.errors import UserError
@@ -21,6 +20,7 @@ from redcloak.images import Picture, fit, to_png_bytes
 from redcloak.report.figures import one_by_one, perturbation, plots
 from redcloak.report.model import PLOTTED, Arm, Report
 from redcloak.report.table import Source, Table, write_whole
+from redcloak.report.template import environment
 
 SHOWN = 6  # photos of an arm, and generated pictures of each of its seeds
 LARGEST = 256  # pixels: a larger picture is embedded at this size, to keep the page light
@@ -100,21 +100,15 @@ def build(report: Report, pictures: Mapping[str, ArmPictures], scores: Table, ou
 
 def render(report: Report, pictures: Mapping[str, ArmPictures]) -> str:
     """The page as text. The same report and pictures give the same page."""
-    environment = Environment(
-        loader=PackageLoader("redcloak", "report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {
+    templates = environment("report")
+    templates.filters |= {
         "number": _number,
         "share": _share,
         "change": _change,
         "chance": _chance,
         "duration": _duration,
     }
-    return environment.get_template("audit.html.j2").render(
+    return templates.get_template("audit.html.j2").render(
         report=report,
         word=WORDS[report.verdict.word],
         arms={arm.name: arm for arm in report.arms},
