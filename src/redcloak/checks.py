@@ -16,7 +16,7 @@ from redcloak.api import Budget, Flag, Score
 from redcloak.masking import blind
 from redcloak.report.comparisons import differences, missing
 from redcloak.report.model import CLEAN, PRIMARY, PROTECTED, RANDOM_NOISE, UNTUNED, Arm
-from redcloak.report.table import Table
+from redcloak.report.table import Scores
 from redcloak.report.verdict import learned
 from redcloak.stats import Estimate, Floats, Sample, cluster_bootstrap, paired_difference
 
@@ -32,7 +32,7 @@ class Run:
     """A finished audit as the checks see it.
 
     Attributes:
-        scores: the long table of scores.
+        scores: the long table of scores, or whatever answers for it.
         arms: every arm, in order.
         budget: what the protection was allowed.
         metrics: what each metric in ``scores`` means.
@@ -42,7 +42,7 @@ class Run:
         strangers: which photos seem to show someone else than the rest; None where none do.
     """
 
-    scores: Table
+    scores: Scores
     arms: tuple[Arm, ...]
     budget: Budget
     metrics: Mapping[str, Score] = field(default_factory=dict)
@@ -179,13 +179,10 @@ def check_too_few_subjects(run: Run) -> Flag | None:
 
 def check_subjects_left_out(run: Run) -> Flag | None:
     """An arm has no defined score of a subject, so that comparisons with it speak of the others alone."""
-    samples = [run.sample(arm.name, metric) for arm in run.arms for metric in run.metrics]
-    subjects = list(dict.fromkeys(subject for sample in samples for subject in sample.subjects.tolist()))
+    samples = {(arm.name, metric): run.sample(arm.name, metric) for arm in run.arms for metric in run.metrics}
+    subjects = list(dict.fromkeys(subject for sample in samples.values() for subject in sample.subjects.tolist()))
     gone = {
-        (arm.name, metric): out
-        for arm in run.arms
-        for metric in run.metrics
-        if len((sample := run.sample(arm.name, metric)).values) and (out := missing(sample, subjects))
+        place: out for place, sample in samples.items() if len(sample.values) and (out := missing(sample, subjects))
     }
     if len(subjects) < 2 or not gone:
         return None

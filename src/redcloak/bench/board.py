@@ -26,7 +26,7 @@ from redcloak.config import Strict, read_versioned
 from redcloak.errors import UserError
 from redcloak.report.model import CLEAN, PRIMARY, PROTECTED, RANDOM_NOISE, UNTUNED, StoredEstimate
 from redcloak.report.model import Arm as Summary
-from redcloak.report.table import Source, Table
+from redcloak.report.table import Source
 from redcloak.stats import Estimate, Sample, cluster_bootstrap, paired_difference, recovered
 from redcloak.store import Artifact, Store
 
@@ -162,20 +162,19 @@ class Facts:
         return facts
 
 
-class _Scores(Table):
-    """The long table as the checks ask for it, answered by look-ups."""
+@dataclass(frozen=True)
+class _Scores:
+    """The results of a matrix as the checks ask for them: by the names that they give to arms."""
 
-    def __init__(self, results: Results, cells: Mapping[str, list[Cell]]) -> None:
-        object.__setattr__(self, "_found", (results, cells))
+    results: Results
+    cells: Mapping[str, list[Cell]]
 
     def sample(self, arm: str, metric: str, source: Source = "generated") -> Sample:
         """The values of one arm, over all prompts."""
-        results, cells = self._found  # type: ignore[attr-defined]
-        mine: list[Cell] = cells.get(arm, [])
+        mine = self.cells.get(arm, [])
         if source == "photos":
-            return results.sample(mine[0], metric, "photos") if mine else EMPTY
-        found: Sample = results.over(mine, metric)
-        return found
+            return self.results.sample(mine[0], metric, "photos") if mine else EMPTY
+        return self.results.over(mine, metric)
 
 
 def board(matrix: Matrix, results: Results, store: Store, arms: list[Arm], failures: Iterable[Failure]) -> Board:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from redcloak.report.names import CLEAN, PRIMARY, PROTECTED, UNTUNED
-from redcloak.report.table import Table
+from redcloak.report.table import Scores
 from redcloak.stats import Comparison, Estimate, Sample, cluster_bootstrap, compare
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def measured_by(arm: Arm) -> str | None:
     return PROTECTED if arm.treated else CLEAN
 
 
-def differences(scores: Table, arms: Sequence[Arm], metric: str = PRIMARY) -> dict[str, Comparison]:
+def differences(scores: Scores, arms: Sequence[Arm], metric: str = PRIMARY) -> dict[str, Comparison]:
     """Every arm minus the arm that it is measured by, all one family of tests; only those that share a picture."""
     family = {}
     for arm in arms:

@@ -14,7 +14,7 @@ from redcloak.api import Flag, Score
 from redcloak.config import Strict, read_versioned
 from redcloak.report.comparisons import differences, measured_by, one_by_one
 from redcloak.report.names import CLEAN, PRIMARY, PROTECTED, RANDOM_NOISE, RED_TEAM, UNTUNED
-from redcloak.report.table import Source, Table
+from redcloak.report.table import Scores, Source
 from redcloak.stats import Comparison, Estimate, Recovery, Sample, cluster_bootstrap, recovered
 
 __all__ = [
@@ -166,7 +166,7 @@ def read_report(path: Path) -> Report:
     )
 
 
-def summarise(scores: Table, arms: Sequence[Arm], metrics: Mapping[str, Score]) -> tuple[ArmRow, ...]:
+def summarise(scores: Scores, arms: Sequence[Arm], metrics: Mapping[str, Score]) -> tuple[ArmRow, ...]:
     """The table of arms, in the order of ``arms``: an interval for each metric an arm was scored with."""
     won_back, compared = recoveries(scores, arms), differences(scores, arms)
     return tuple(
@@ -183,14 +183,14 @@ def summarise(scores: Table, arms: Sequence[Arm], metrics: Mapping[str, Score]) 
     )
 
 
-def recoveries(scores: Table, arms: Sequence[Arm], metric: str = PRIMARY) -> dict[str, Recovery]:
+def recoveries(scores: Scores, arms: Sequence[Arm], metric: str = PRIMARY) -> dict[str, Recovery]:
     """For each arm that treats a protection, how much of the protection's effect it won back."""
     protected, clean = scores.sample(PROTECTED, metric), scores.sample(CLEAN, metric)
     found = {arm.name: recovered(protected, scores.sample(arm.name, metric), clean) for arm in arms if arm.treated}
     return {name: recovery for name, recovery in found.items() if recovery.loss.clusters}
 
 
-def _cells(scores: Table, arm: str, source: Source, metrics: Mapping[str, Score]) -> dict[str, Cell]:
+def _cells(scores: Scores, arm: str, source: Source, metrics: Mapping[str, Score]) -> dict[str, Cell]:
     samples = {name: scores.sample(arm, name, source) for name in metrics}
     return {
         name: Cell(

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +37,12 @@ class Row(NamedTuple):
     image: str
     metric: str
     value: float
+
+
+class Scores(Protocol):
+    """What verdicts, comparisons and checks ask of the long table: one arm's values of one metric."""
+
+    def sample(self, arm: str, metric: str, source: Source = "generated") -> Sample: ...
 
 
 @dataclass(frozen=True, eq=False)

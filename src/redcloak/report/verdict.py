@@ -16,7 +16,7 @@ from math import isnan
 
 from redcloak.api import Interval
 from redcloak.report.model import CLEAN, PRIMARY, PROTECTED, RED_TEAM, UNTUNED, Arm, Verdict, Word, recoveries
-from redcloak.report.table import Table
+from redcloak.report.table import Scores
 from redcloak.stats import Estimate, cluster_bootstrap, for_every_seed, paired_difference
 
 MATTERS = 0.25  # of what personalization on clean photos teaches the model
@@ -26,7 +26,7 @@ FEW_SUBJECTS = 4  # with fewer, a 95% interval is right only if subjects differ 
 Answer = tuple[Word, str]
 
 
-def verdict(scores: Table, arms: Sequence[Arm], metric: str = PRIMARY) -> Verdict:
+def verdict(scores: Scores, arms: Sequence[Arm], metric: str = PRIMARY) -> Verdict:
     """Say whether the protection held, from the scores of generated pictures.
 
     Args:
@@ -44,7 +44,7 @@ def verdict(scores: Table, arms: Sequence[Arm], metric: str = PRIMARY) -> Verdic
     return Verdict(word=word, sentence=sentence, scope=_scope(loss), metric=metric, interval=loss)
 
 
-def learned(scores: Table, metric: str = PRIMARY) -> Estimate | None:
+def learned(scores: Scores, metric: str = PRIMARY) -> Estimate | None:
     """What training on clean photos adds over the untuned model; None where there is no interval for it."""
     clean, untuned = scores.sample(CLEAN, metric), scores.sample(UNTUNED, metric)
     gain = paired_difference(clean, for_every_seed(untuned, clean))
@@ -80,7 +80,7 @@ def _too_little(loss: Estimate, gained: Estimate) -> Answer | None:
     return None
 
 
-def _treated(scores: Table, arms: Sequence[Arm], loss: Estimate, metric: str) -> Answer:
+def _treated(scores: Scores, arms: Sequence[Arm], loss: Estimate, metric: str) -> Answer:
     shares = {
         name: recovery.share
         for name, recovery in recoveries(scores, arms, metric).items()
