@@ -10,16 +10,15 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redcloak import registry
-from redcloak.api import Kind, Machine, Progress, Score, silent
+from redcloak.api import Kind, Progress, Score, silent
 from redcloak.arms import Builder
 from redcloak.checkpoint import STATE
 from redcloak.config import AuditConfig, Choice
-from redcloak.errors import UserError, unknown
+from redcloak.errors import UserError
 from redcloak.images import (
     Picture,
     check_writable,
@@ -27,25 +26,17 @@ from redcloak.images import (
     linf_on_disk,
     list_images,
     read_image,
-    save_images,
     save_pictures,
-    to_png_bytes,
-    to_uint8,
 )
 from redcloak.matrix import Node
-from redcloak.outputs import deliver, read_record, workspace
-from redcloak.parts import PICKLES
-from redcloak.prompts import NONE, Decoupling, check_words
+from redcloak.outputs import deliver, workspace
+from redcloak.prompts import NONE, check_words
 from redcloak.report.model import Arm, ArmRow, summarise
 from redcloak.report.table import Row, Source, Table
 from redcloak.stages import run_stage
 from redcloak.subjects import Photos, load_subject
 from redcloak.suite import Suite
 from redcloak.suite import load as load_suite
-from redcloak.suite import names as suite_names
-
-if TYPE_CHECKING:
-    from redcloak.backbone import Backbone
 
 Watch = Callable[[str], Progress]
 Pictures = dict[str, Picture]
@@ -134,98 +125,6 @@ def personalize(
         step.give(step.builder.clean, step.train, space)
         deliver(step.make(node, space, watch) / "model", out, "personalize", step.facts(node))
     shutil.rmtree(step.partial, ignore_errors=True)
-
-
-def generate(
-    config: AuditConfig,
-    model: str,
-    out: Path,
-    *,
-    negative: str | None = None,
-    cdl: bool = False,
-    watch: Watch = unwatched,
-    force: bool = False,
-) -> dict[str, str]:
-    """Draw ``config.images_per_prompt`` pictures of each prompt from ``model``: a diffusers folder, or a suite.
-
-    Returns:
-        File name -> prompt, as also in ``prompts.json``: the plain one, without what decoupling adds when sampling.
-
-    Raises:
-        UserError: the model is absent, damaged or a pickle, or whatever is wrong with the output folder.
-    """
-    from redcloak.generate import Sampling
-    from redcloak.generate import generate as draw
-
-    decoupling = as_trained(model, config.decoupling) if cdl else NONE
-    words = config.subject.words.name
-    prompts = [prompt.replace("{subject}", words) for prompt in config.prompts]
-    asked = [decoupling.sampling(prompt) for prompt in prompts]
-    against = decoupling.negative if negative is None else negative
-    sampling = Sampling(config.sampling_steps, config.guidance or guidance_of(model), against)
-    count, seed = config.images_per_prompt, config.seeds[0]
-    backbone = backbone_of(model, config.machine)
-    _check_new_words(model, backbone, decoupling)
-    with workspace(out, "generate", [model], force=force) as space:
-        pictures, _ = draw(backbone, asked, count, seed, sampling, progress=watch("generate"))
-        files = save_images(space / "images", pictures)
-        plain = {file.name: prompts[index // count] for index, file in enumerate(files)}
-        (space / "images" / PROMPTS).write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
-        facts = {"model": model, "prompts": asked, "count": count, "seed": seed, "sampling": asdict(sampling)}
-        deliver(space / "images", out, "generate", facts)
-    return plain
-
-
-def concepts(
-    config: AuditConfig, model: str, out: Path, *, watch: Watch = unwatched, force: bool = False
-) -> dict[str, str]:
-    """Draw what ``model`` makes of each of its words alone: a folder of pictures for each, and a labelled sheet.
-
-    Returns:
-        Name of the folder -> prompt. The sheet is ``concepts.png``.
-
-    Raises:
-        UserError: as :func:`generate`.
-    """
-    from redcloak import concepts as extraction
-    from redcloak.generate import Sampling
-    from redcloak.generate import generate as draw
-
-    decoupling = as_trained(model, config.decoupling)
-    asked = extraction.prompts(config.subject.words, decoupling)
-    sampling = Sampling(config.sampling_steps, config.guidance or guidance_of(model))
-    count, seed = config.images_per_prompt, config.seeds[0]
-    backbone = backbone_of(model, config.machine)
-    _check_new_words(model, backbone, decoupling)
-    with workspace(out, "generate", [model], force=force) as space:
-        pictures, _ = draw(backbone, list(asked.values()), count, seed, sampling, progress=watch("concepts"))
-        rows = []
-        for index, (name, prompt) in enumerate(asked.items()):
-            own = pictures[index * count : (index + 1) * count]
-            files = save_images(space / "all" / name, own)
-            words = {file.name: prompt for file in files}
-            (space / "all" / name / PROMPTS).write_text(json.dumps(words, indent=1) + "\n", encoding="utf-8")
-            rows.append((extraction.TITLES[name], prompt, list(to_uint8(own))))
-        (space / "all" / extraction.SHEET).write_bytes(to_png_bytes(extraction.sheet(rows)))
-        facts = {"model": model, "prompts": asked, "count": count, "seed": seed, "sampling": asdict(sampling)}
-        deliver(space / "all", out, "generate", facts)
-    return asked
-
-
-def as_trained(model: str, decoupling: Decoupling) -> Decoupling:
-    """Decoupling with the new words that a model of ours was trained with, which nobody should have to repeat."""
-    trained = read_record(Path(model)).get("config", {}).get("decoupling") or {}
-    kept = {name: trained[name] for name in ("tokens", "count") if name in trained}
-    return Decoupling(**(decoupling.model_dump() | kept | {"train_suffix": True})) if kept else decoupling
-
-
-def _check_new_words(model: str, backbone: Backbone, decoupling: Decoupling) -> None:
-    unknown_words = [word for word in decoupling.words if word not in backbone.tokenizer.get_vocab()]
-    if unknown_words:
-        raise UserError(
-            f"model {model!r} has no word {unknown_words[0]}: personalize it with the same decoupling.tokens and "
-            "decoupling.count, or leave them."
-        )
 
 
 def score(
@@ -384,32 +283,3 @@ def _check_table(out: Path, force: bool) -> None:
             Table.read(out)
         except UserError:
             raise UserError(f"--out {str(out)!r} is there and holds no scores; choose another, or --force.") from None
-
-
-def guidance_of(model: str) -> float:
-    """The guidance that suits a model: that of its suite, which a folder made by ``personalize`` remembers."""
-    path = Path(model)
-    suite = read_record(path).get("suite", "") if path.is_dir() else model
-    if (path / "suite.yaml").is_file():
-        suite = model
-    return load_suite(suite).spec.guidance if suite in suite_names() or Path(suite, "suite.yaml").is_file() else 7.5
-
-
-def backbone_of(model: str, machine: Machine) -> Backbone:
-    """The model of a suite, or of a diffusers folder."""
-    from redcloak.backbone import Backbone
-
-    path = Path(model)
-    if model in suite_names() or (path / "suite.yaml").is_file():
-        return load_suite(model, machine).backbone
-    if path.is_file():
-        cause = "a pickle, which can run code when it is read" if path.suffix in PICKLES else "a single file"
-        raise UserError(f"model {model!r} is {cause}; convert it to a diffusers folder of safetensors.")
-    if not path.is_dir():
-        raise unknown("model", model, suite_names(), "Or give a diffusers folder.")
-    try:
-        return Backbone.load(path, machine)
-    except UserError:
-        raise
-    except Exception as error:  # loaders raise anything on a damaged folder
-        raise UserError(f"model {model!r} cannot be read: {type(error).__name__}: {error}.") from None

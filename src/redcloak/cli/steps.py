@@ -148,18 +148,18 @@ def generate(
         photos=model, prompts=prompts, images_per_prompt=count, sampling_steps=steps, guidance=guidance,
         seeds=_one(seed), device=device,
     )  # fmt: skip
-    from redcloak import steps as step
+    from redcloak import drawing
     from redcloak.cli.progress import Screen
 
     if concepts:
         if prompts or negative is not None or cdl:
             raise UserError("--concepts asks in words of its own: leave --prompt, --negative and --cdl.")
         with Screen() as screen:
-            asked = step.concepts(chosen, model, out, watch=screen.watch, force=force)
+            asked = drawing.concepts(chosen, model, out, watch=screen.watch, force=force)
         _say(json, {"out": str(out), "prompts": asked}, aligned([*asked.items()]), out)
         return
     with Screen() as screen:
-        drawn = step.generate(chosen, model, out, negative=negative, cdl=cdl, watch=screen.watch, force=force)
+        drawn = drawing.generate(chosen, model, out, negative=negative, cdl=cdl, watch=screen.watch, force=force)
     _say(json, {"out": str(out), "prompts": drawn}, f"{len(drawn)} pictures", out)
 
 

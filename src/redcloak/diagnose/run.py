@@ -23,13 +23,14 @@ from redcloak.diagnose.learned import attention, estimates, scorer
 from redcloak.diagnose.misalignment import SCORES, Concepts, embedded, measure
 from redcloak.diagnose.model import CurvePoint, Diagnosis, Extract, Heat, Map, Measures, infos, lines, rows
 from redcloak.diagnose.projections import PROJECTIONS
+from redcloak.drawing import as_trained, backbone_of, guidance_of
 from redcloak.errors import UserError, unknown
 from redcloak.generate import Sampling, generate
 from redcloak.images import Picture, load_images, to_uint8
 from redcloak.outputs import deliver, workspace
 from redcloak.parts import check_model
 from redcloak.report.table import Table, write_whole
-from redcloak.steps import Watch, as_trained, backbone_of, guidance_of, unwatched
+from redcloak.steps import Watch, unwatched
 from redcloak.suite import Suite
 from redcloak.suite import load as load_suite
 
