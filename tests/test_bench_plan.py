@@ -253,7 +253,7 @@ def test_planning_makes_nothing_and_tells_all(people, tmp_path, capsys, monkeypa
 def test_more_than_the_machine_has_is_said(config, tmp_path):
     from dataclasses import replace
 
-    from redcloak.cli.bench import told
+    from redcloak.cli.bench_words import told
 
     found = planning.plan(Matrix.of(config()), None, 2, tmp_path / "not" / "there")
     poor = replace(found, memory_mb=9e9, disk=found.disk_free + 1)

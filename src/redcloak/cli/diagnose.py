@@ -12,59 +12,65 @@ import typer
 from redcloak.cli import options
 from redcloak.cli.text import aligned, document, plain
 
+Clean = Annotated[
+    str | None, typer.Option(metavar="CLEAN", help="The clean photos that PHOTOS were made from, or drawn:N.")
+]
+Purify = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--purify",
+        metavar="CHAIN",
+        help='A group for each chain, as in "jpeg;restore,upscale". Repeatable; "" for none.',
+    ),
+]
+Controls = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--control",
+        metavar="NAME",
+        help="What is added to the clean photos in the same size: random_noise (the default), shuffled and "
+        'transplant (of what PHOTOS were protected with), or a protection. Repeatable; "" for none.',
+    ),
+]
+Clips = Annotated[
+    list[Path] | None,
+    typer.Option("--clip", metavar="FOLDER", help="A transformers CLIP beside the suite's own. Repeatable."),
+]
+Maps = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="NAME", help='pca, svd, tsne (all three by default), umap. Repeatable; "" for none.'),
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model", metavar="MODEL", help="A personalized model: draw its concepts, show its attention. Repeatable."
+    ),
+]
+Curve = Annotated[
+    int,
+    typer.Option(
+        "--curve", metavar="STEPS", min=0, help="Train clean, protected, CDL and purified + CDL; score on the way."
+    ),
+]
+ClassPhotos = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Photos of the class; by default the suite's model draws class_images."),
+]
+Size = Annotated[int | None, typer.Option(metavar="PIXELS", help="Side of the photos; by default the suite's.")]
+
 
 def diagnose(
     out: options.Out,
     photos: options.Photos = None,
-    clean: Annotated[
-        str | None, typer.Option(metavar="CLEAN", help="The clean photos that PHOTOS were made from, or drawn:N.")
-    ] = None,
-    purify: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--purify",
-            metavar="CHAIN",
-            help='A group for each chain, as in "jpeg;restore,upscale". Repeatable; "" for none.',
-        ),
-    ] = None,
-    control: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--control",
-            metavar="NAME",
-            help="What is added to the clean photos in the same size: random_noise (the default), shuffled and "
-            'transplant (of what PHOTOS were protected with), or a protection. Repeatable; "" for none.',
-        ),
-    ] = None,
-    clip: Annotated[
-        list[Path] | None,
-        typer.Option("--clip", metavar="FOLDER", help="A transformers CLIP beside the suite's own. Repeatable."),
-    ] = None,
-    map_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--map", metavar="NAME", help='pca, svd, tsne (all three by default), umap. Repeatable; "" for none.'
-        ),
-    ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model", metavar="MODEL", help="A personalized model: draw its concepts, show its attention. Repeatable."
-        ),
-    ] = None,
-    curve: Annotated[
-        int,
-        typer.Option(
-            "--curve", metavar="STEPS", min=0, help="Train clean, protected, CDL and purified + CDL; score on the way."
-        ),
-    ] = 0,
-    class_photos: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Photos of the class; by default the suite's model draws class_images."),
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="Side of the photos; by default the suite's.")
-    ] = None,
+    clean: Clean = None,
+    purify: Purify = None,
+    control: Controls = None,
+    clip: Clips = None,
+    map_: Maps = None,
+    model: Models = None,
+    curve: Curve = 0,
+    class_photos: ClassPhotos = None,
+    size: Size = None,
     suite: options.Suite = None,
     seed: options.Seed = None,
     config: options.File = None,
@@ -82,7 +88,7 @@ def diagnose(
     """
     chosen = options.configuration(
         config, settings,
-        photos=photos, purifiers=options.chains(purify), suite=suite, seeds=None if seed is None else [seed],
+        photos=photos, purifiers=options.chains(purify), suite=suite, seeds=options.one(seed),
         device=device,
     )  # fmt: skip
     from redcloak.cli.progress import Screen

@@ -135,6 +135,11 @@ def numbers(text: str | None, flag: str) -> list[int] | None:
         raise UserError(f"{flag} {text!r}: write whole numbers with commas, as in 0,1.") from None
 
 
+def one(seed: int | None) -> list[int] | None:
+    """The seeds of a verb that takes a single one."""
+    return None if seed is None else [seed]
+
+
 def chains(texts: list[str] | None) -> list[str] | None:
     """``["jpeg;restore,upscale"]`` -> ``["jpeg", "restore,upscale"]``; one empty text means none at all."""
     return None if texts is None else [chain for text in texts for chain in text.split(";") if chain.strip()]

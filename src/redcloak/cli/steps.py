@@ -40,7 +40,7 @@ def protect(
     """
     chosen = options.configuration(
         config, settings, "protection",
-        photos=photos, protection=with_, budget=budget, suite=suite, seeds=_one(seed), device=device,
+        photos=photos, protection=with_, budget=budget, suite=suite, seeds=options.one(seed), device=device,
     )  # fmt: skip
     from redcloak import steps
     from redcloak.cli.progress import Screen
@@ -74,7 +74,7 @@ def purify(
     Example: redcloak purify protected --with codesr --set noise_level=40 --out purified
     """
     chosen = options.configuration(
-        config, settings, "red_team", photos=photos, red_team=with_, suite=suite, seeds=_one(seed), device=device
+        config, settings, "red_team", photos=photos, red_team=with_, suite=suite, seeds=options.one(seed), device=device
     )
     from redcloak import steps
     from redcloak.cli.progress import Screen
@@ -106,7 +106,7 @@ def personalize(
     Example: redcloak personalize purified --cdl --set steps=200 --out model
     """
     chosen = options.configuration(
-        config, settings, "trainer", photos=photos, trainer=with_, suite=suite, seeds=_one(seed), device=device
+        config, settings, "trainer", photos=photos, trainer=with_, suite=suite, seeds=options.one(seed), device=device
     )
     from redcloak import steps
     from redcloak.cli.progress import Screen
@@ -146,7 +146,7 @@ def generate(
     chosen = options.configuration(
         config, settings,
         photos=model, prompts=prompts, images_per_prompt=count, sampling_steps=steps, guidance=guidance,
-        seeds=_one(seed), device=device,
+        seeds=options.one(seed), device=device,
     )  # fmt: skip
     from redcloak import drawing
     from redcloak.cli.progress import Screen
@@ -200,10 +200,6 @@ def score(
         _means(cells, scores),
         out,
     )
-
-
-def _one(seed: int | None) -> list[int] | None:
-    return None if seed is None else [seed]
 
 
 def _means(cells: Mapping[str, Cell], scores: Mapping[str, Score]) -> str:
