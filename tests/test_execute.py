@@ -138,7 +138,7 @@ def test_the_longest_chain_goes_first(store, log, monkeypatch):
         node = graph.add("long", {"name": str(index)}, {"x": node}, transport=transport)
     run(graph, store, FUNCTION, workers=2)
     # as they were given out: a worker that wakes up late may begin after another's second task
-    assert [(task.stage, task.config["name"]) for task in given][0] == ("long", "0")
+    assert (given[0].stage, given[0].config["name"]) == ("long", "0")
 
 
 @BOTH
