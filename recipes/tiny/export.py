@@ -32,4 +32,4 @@ def manifest() -> None:
     (WEIGHTS / "manifest.json").write_text(json.dumps(sums, indent=1, sort_keys=True) + "\n")
 
 
-_UNSIGNED = {"manifest.json", "training.json", "README.md", "figures.json"}
+_UNSIGNED = {"manifest.json", "training.json", "README.md", "figures.json", "samples.png"}

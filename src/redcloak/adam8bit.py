@@ -26,18 +26,22 @@ DECADES = 7
 CODES = ("mean_codes", "root_codes")
 
 
-@lru_cache
 def levels(*, signed: bool) -> Tensor:
     """The 256 levels in [-1, 1], or in [0, 1], ascending: 0, 1, and in each decade the midpoints of equal parts.
 
     The decade ``10**-e`` has ``2**(6 - e)`` parts, and where no sign has to be kept twice as many.
     """
+    return torch.tensor(_levels(signed), dtype=torch.float32)
+
+
+@lru_cache
+def _levels(signed: bool) -> list[float]:
     values = [0.0, 1.0]
     for exponent in range(DECADES):
-        edges = torch.linspace(0.1, 1, 2 ** (DECADES - 1 - exponent + (not signed)) + 1, dtype=torch.float64)
-        parts = ((edges[1:] + edges[:-1]) / 2 * 10.0**-exponent).tolist()
+        count = 2 ** (DECADES - 1 - exponent + (not signed))
+        parts = [(0.1 + 0.9 * (index + 0.5) / count) * 10.0**-exponent for index in range(count)]
         values += [*parts, *([-part for part in parts] if signed else [])]
-    return torch.tensor(sorted(values), dtype=torch.float32)
+    return sorted(values)
 
 
 def quantise(values: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:

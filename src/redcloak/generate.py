@@ -10,6 +10,7 @@ from torch import Tensor
 
 from redcloak.api import Progress, silent
 from redcloak.backbone import Backbone
+from redcloak.memory import at_once
 from redcloak.rng import generator
 
 
@@ -30,15 +31,17 @@ def generate(
     sampling: Sampling = Sampling(),
     *,
     size: int | None = None,
-    chunk: int = 16,
+    chunk: int | None = None,
     progress: Progress = silent,
 ) -> tuple[Tensor, list[str]]:
     """Draw ``count`` pictures of each prompt.
 
     Returns images ``(len(prompts) * count, 3, H, W)`` in [0, 1], prompt by prompt, and the prompt of each. Random: the
     starting noise of picture ``i`` of any prompt, from the stream ``(seed, "generate", i)``, so that all prompts (and
-    all arms of an audit) start from the same noise and their pictures pair up. ``chunk`` pictures are drawn at a time.
+    all arms of an audit) start from the same noise and their pictures pair up. ``chunk`` pictures are drawn at a time,
+    by default fewer where they are large.
     """
+    chunk = chunk or at_once(size or int(backbone.unet.config.sample_size) * backbone.factor)
     jobs = [(prompt, index) for prompt in prompts for index in range(count)]
     parts = []
     for start in range(0, len(jobs), chunk):

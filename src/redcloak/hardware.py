@@ -1,6 +1,6 @@
 """What this machine may use: cores, memory and GPUs, as affinity, containers and the environment allow.
 
-Nothing heavy is imported: a plan asks this too.
+Nothing heavy is imported for what a plan asks.
 """
 
 from __future__ import annotations
@@ -59,6 +59,16 @@ def gpus(root: Path = ROOT) -> tuple[str, ...]:
         return tuple(name for part in visible.split(",") if (name := part.strip()) and name != "-1")
     driver = root / "proc/driver/nvidia/gpus"
     return tuple(str(index) for index in range(len(list(driver.iterdir())))) if driver.is_dir() else ()
+
+
+def training_memory() -> tuple[str, float]:
+    """Where training would run, and the GiB it has there: the first GPU that torch sees, else this machine."""
+    import torch
+
+    if torch.cuda.is_available():
+        first = torch.cuda.get_device_properties(0)
+        return first.name, first.total_memory / 2**30
+    return "this machine", memory_mb() / 1024
 
 
 def _groups(root: Path) -> Iterator[Path]:

@@ -21,6 +21,7 @@ from redcloak.api import Machine, Policy
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LOSS_SCALE = 1024.0  # keeps gradients in the range of fp16, whose smallest number is 6e-8; a power of two, so exact
 SHARE = 8  # "auto" lays aside what takes more than this part of the free memory
+AT_ONCE, PIXELS = 16, 2**20  # pictures that go through a model together: 16 of up to 256 pixels a side, 4 of 512
 DISK = Path("/var/tmp")  # by convention on disk, where /tmp may be memory
 
 
@@ -86,6 +87,11 @@ def free(device: torch.device) -> float:
         return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, OSError, ValueError):
         return float("inf")
+
+
+def at_once(side: int, other: int | None = None) -> int:
+    """How many pictures of ``side`` x ``other`` pixels go through a model together where nothing else is asked."""
+    return max(1, min(AT_ONCE, PIXELS // (side * (other or side))))
 
 
 def placed(module: Any, machine: Machine) -> Any:

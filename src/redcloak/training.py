@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 
 from redcloak.adam8bit import Adam8bit
 from redcloak.backbone import Backbone, freeze
-from redcloak.memory import LOSS_SCALE, Aside, must_park
+from redcloak.memory import LOSS_SCALE, Aside, at_once, must_park
 from redcloak.vocabulary import new_words, rows
 
 OptimizerName = Literal["adamw", "adam8bit"]
@@ -37,8 +37,9 @@ class Latents:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, backbone: Backbone, images: Tensor, *, chunk: int = 16) -> Latents:
-        """Encode images ``(N, 3, H, W)`` in [0, 1], ``chunk`` at a time."""
+    def of(cls, backbone: Backbone, images: Tensor, *, chunk: int | None = None) -> Latents:
+        """Encode images ``(N, 3, H, W)`` in [0, 1], ``chunk`` at a time, by default fewer of large ones."""
+        chunk = chunk or at_once(*images.shape[-2:])
         scale = float(backbone.vae.config.scaling_factor)
         means, spreads = zip(*(backbone.posterior(part) for part in torch.split(images, chunk)), strict=True)
         mean, std = torch.cat(means) * scale, torch.cat([(0.5 * spread).exp() for spread in spreads]) * scale

@@ -173,12 +173,13 @@ def _suite(suite: Suite) -> str:
     return "\n\n".join([*parts, f"Folder: {suite.folder}"])
 
 
-def doctor(json: options.Json = False) -> int:
+def doctor(suite: options.Suite = None, json: options.Json = False) -> int:
     """Check that everything a run needs is there, and say what to do where it is not.
 
-    Exit status 1 where nothing would run.
+    With --suite also what each trainer takes in memory on that suite, and what fits here: before anything is
+    downloaded, from the shapes of the models alone. Exit status 1 where nothing would run.
 
-    Example: redcloak doctor
+    Example: redcloak doctor --suite sd21
     """
     from dataclasses import asdict
 
@@ -186,7 +187,8 @@ def doctor(json: options.Json = False) -> int:
 
     findings = examine(Path.cwd())
     if json:
-        typer.echo(document([asdict(finding) for finding in findings]))
+        found = [asdict(finding) for finding in findings]
+        typer.echo(document(found if suite is None else {"findings": found, "footprint": _footprint(suite)}))
     else:
         marks = {True: "BROKEN", False: "ok"}
         rows = [
@@ -195,4 +197,37 @@ def doctor(json: options.Json = False) -> int:
         ]
         advice = [f"{each.name}: {each.advice}" for each in findings if each.advice]
         typer.echo("\n\n".join(filter(None, [aligned(rows), "\n".join(advice)])))
+        if suite is not None:
+            typer.echo(f"\n{_fitting(suite)}")
     return int(any(finding.broken for finding in findings))
+
+
+def _footprint(name: str) -> dict[str, dict[str, float]]:
+    """Trainer -> way of training -> GiB at the peak, the libraries' share included."""
+    from redcloak import registry, suite
+    from redcloak.footprint import LIBRARIES, footprint
+
+    models, found, trainers = suite.load(name), {}, registry.names("personalize")
+    for number, trainer in enumerate(trainers, 1):
+        typer.echo(f"memory of {trainer}, {number} of {len(trainers)}", err=True)
+        found[trainer] = {way: (peak + LIBRARIES) / 2**30 for way, peak in footprint(models, trainer).items()}
+    return found
+
+
+def _fitting(name: str) -> str:
+    """The table of what training takes, with a star where it is more than there is."""
+    from redcloak.hardware import training_memory
+    from redcloak.suite import load
+
+    found, (where, room) = _footprint(name), training_memory()
+    ways = next(iter(found.values()))
+    rows = [("GiB at the peak", *ways)]
+    rows += [
+        (trainer, *(f"{peak:.2f}{' *' if peak > room else ''}" for peak in peaks.values()))
+        for trainer, peaks in found.items()
+    ]
+    side = load(name).spec.resolution
+    return (
+        f"Training on suite {name} at {side} pixels; columns from left to right add up, as --set says them.\n"
+        f"* is more than the {room:.2f} GiB of {where}.\n\n{aligned(rows)}"
+    )
