@@ -22,6 +22,7 @@ from test_cli import run
 
 from redcloak import stages
 from redcloak.bench.run import only_driver
+from redcloak.places import open_store
 from redcloak.store import Store
 
 __all__ = ["people"]
@@ -148,7 +149,7 @@ def test_the_command_of_a_cell_makes_it_from_the_same_store(finished, tmp_path, 
 
     board = read_board(finished / "run")
     row = board.standings[0]
-    words = command(row, row.cells[-1], tmp_path / "x", finished / "run" / "store")
+    words = command(row, row.cells[-1], tmp_path / "x", str(finished / "run" / "store"))
     shutil.copytree(finished / "run", tmp_path / "x", ignore=shutil.ignore_patterns("store"))
     monkeypatch.chdir(tmp_path)
     assert run(*shlex.split(words)[1:], "--json") == 0
@@ -312,3 +313,32 @@ def test_a_second_look_takes_no_torch_and_little_time(finished):
     assert done.stdout.endswith("False\n")
     cpu = end.children_user + end.children_system - start.children_user - start.children_system
     assert cpu < 4  # 2 s on a quiet machine; this one may be busy
+
+
+def test_a_store_elsewhere_is_run_planned_checked_and_cleaned(finished, people, suite_folder, tmp_path, capsys):
+    """A URI in the place of the folder: every verb reads it, and the board is the same."""
+    place, matrix, out = f"file://{tmp_path}/there", finished / "m.yaml", tmp_path / "run"
+    common = (matrix, "--out", out, "--store", place)
+    assert run("bench", "plan", *common) == 0
+    assert not (tmp_path / "there" / "artifacts").exists()
+    assert run("bench", "run", *common, "--threads", 1) == 0
+    told = json.loads((out / "board.json").read_text())
+    first = json.loads((finished / "run" / "board.json").read_text())
+    assert [row["survives"] for row in told["standings"]] == [row["survives"] for row in first["standings"]]
+    assert place in (out / "leaderboard.html").read_text()
+    capsys.readouterr()
+    assert run("bench", "plan", *common) == 0
+    assert "Nothing is left to run" in capsys.readouterr().out
+    assert run("bench", "verify", place) == 0
+    store = open_store(place, read_only=True)
+    models = [each.key for each in store.manifests() if each.stage == "personalize"]
+    assert run("bench", "why", matrix, models[0][:12], "--store", place) == 0
+    assert "hit" in capsys.readouterr().out
+    folder = tmp_path / "there" / "artifacts" / models[0][:2] / models[0][2:4] / models[0]
+    next(path for path in folder.iterdir() if path.name != "stage.json").write_bytes(b"other")
+    assert run("bench", "verify", place) == 1
+    smaller = write(tmp_path, people[:1], suite_folder)
+    capsys.readouterr()
+    assert run("bench", "gc", smaller, "--store", place, "--delete", "--json") == 0
+    assert sum(each["artifacts"] for each in json.loads(capsys.readouterr().out)["stages"].values()) > 0
+    assert run("bench", "report", smaller, "--out", tmp_path / "less", "--store", place) == 0

@@ -161,3 +161,30 @@ def test_a_run_in_workers_of_two_machines_over_one_uri(tmp_path, monkeypatch):
         assert contents(store) == contents(expected)
         assert len(lines(tmp_path / "log")) == kept  # the second machine finds what the first has made
     assert all(store.open(key) for key in contents(store))
+
+
+def test_artifacts_are_listed_weighed_and_discarded_over_there(machine, memory):
+    one, other = machine("one"), machine("other")
+    key, kept = make(one), make(one, name="b")
+    assert other.keys() == one.keys() == {key, kept}
+    manifest = (one.path(key) / "stage.json").stat().st_size
+    assert other.size(key) == one.size(key) == len("pixels") * 3 + manifest
+    assert other.size("0" * 64) == 0
+    other.open(key)
+    other.discard(key)
+    assert other.keys() == machine("third").keys() == {kept}
+    assert other.open(key) is None
+    assert not other.path(key).exists()
+    other.discard(key)  # somebody else was first
+    assert all(kept in path for path in objects(memory))
+
+
+def test_verify_looks_over_there(machine, memory):
+    store = machine("one")
+    artifact = store.open(make(store))
+    path = next(path for path in objects(memory) if not path.endswith("stage.json"))
+    memory.pipe_file(path, b"other")
+    assert store.verify(artifact) in artifact.manifest.files
+    memory.rm_file(path)
+    assert store.verify(artifact) in artifact.manifest.files
+    assert store.open(artifact.key) is not None  # what is here is whole

@@ -7,6 +7,11 @@ from pathlib import Path
 from redcloak.store import Store
 
 
+def is_there(place: str | Path) -> bool:
+    """Whether there is a store at a path; of a URI only opening it can tell."""
+    return "://" in str(place) or Path(place).is_dir()
+
+
 def open_store(place: str | Path, read_only: bool = False) -> Store:
     """The store at a path or URI.
 

@@ -83,6 +83,37 @@ class RemoteStore(Store):
             if found := self.find(key):
                 yield found.manifest
 
+    def keys(self) -> frozenset[str]:
+        """The keys of all artifacts over there."""
+        with self._reached():
+            paths = self.fs.glob(f"{self.base}/artifacts/*/*/*/{MANIFEST}")
+        return frozenset(str(path).split("/")[-2] for path in paths)
+
+    def size(self, key: str) -> int:
+        """The bytes that the artifact of ``key`` takes over there; 0 where there is none."""
+        with self._reached(), suppress(FileNotFoundError):
+            return int(self.fs.du(f"{self.base}/{self._folder(key)}"))
+        return 0
+
+    def verify(self, artifact: Artifact) -> str | None:
+        """Hash every file over there anew: the first that is damaged or missing, or None where all is well."""
+        for name, digest in artifact.manifest.files.items():
+            data = None
+            with self._reached(), suppress(FileNotFoundError):
+                data = self.fs.cat_file(self._there(artifact.key, digest))
+            if data is None or hashlib.sha256(data).hexdigest() != digest:
+                return name
+        return None
+
+    def discard(self, key: str) -> None:
+        """Delete the artifact of ``key`` over there, its manifest first, and what is kept of it here."""
+        self._known.pop(key, None)
+        with self._reached(), suppress(FileNotFoundError):
+            self.fs.rm_file(self._there(key, MANIFEST))
+            self.fs.rm(f"{self.base}/{self._folder(key)}", recursive=True)
+        if self.path(key).exists():
+            super().discard(key)
+
     def _place(self, folder: Path, key: str) -> None:
         """Put a finished folder into the cache, then over there: its files, and last its manifest."""
         if self.remote_only_read:

@@ -140,11 +140,7 @@ class Store:
 
     def verify(self, artifact: Artifact) -> str | None:
         """Hash every file anew: the first that is damaged, missing or foreign, or None where all is well."""
-        found, expected = _files(artifact.path), artifact.manifest.files
-        for name in sorted(found.keys() | expected.keys()):
-            if name not in found or name not in expected or _digest(found[name]) != expected[name]:
-                return name
-        return None
+        return _damage(artifact)
 
     @contextmanager
     def publish(
@@ -192,6 +188,20 @@ class Store:
             if manifest := read(path.parent):
                 yield manifest
 
+    def keys(self) -> frozenset[str]:
+        """The keys of all artifacts, by their folders' names alone."""
+        return frozenset(path.name for path in self._artifacts.glob("*/*/*"))
+
+    def size(self, key: str) -> int:
+        """The bytes that the artifact of ``key`` takes; 0 where there is none."""
+        return sum(path.stat().st_size for path in self.path(key).rglob("*") if path.is_file())
+
+    def discard(self, key: str) -> None:
+        """Delete the artifact of ``key``: renamed first, so that nobody meets half of one."""
+        aside = self._quarantine / f"{key}~{secrets.token_hex(4)}"
+        self.path(key).rename(aside)
+        shutil.rmtree(aside)
+
     def history(self, *stages: str) -> dict[str, list[float]]:
         """The wall seconds of past artifacts of each stage, for estimates; a stage never run has none."""
         seconds: dict[str, list[float]] = {stage: [] for stage in stages}
@@ -232,7 +242,7 @@ class Store:
     def _sound(self, artifact: Artifact) -> bool:
         times = ((name, path.stat()) for name, path in _files(artifact.path).items())
         state = (artifact.key, *((name, stat.st_mtime_ns, stat.st_size) for name, stat in times))
-        if state not in self._verified and self.verify(artifact) is not None:
+        if state not in self._verified and _damage(artifact) is not None:
             return False
         self._verified.add(state)
         return True
@@ -294,6 +304,14 @@ def _settle(folder: Path) -> dict[str, str]:
     for path in files.values():
         _flush(path)
     return {name: _digest(path) for name, path in files.items()}
+
+
+def _damage(artifact: Artifact) -> str | None:
+    found, expected = _files(artifact.path), artifact.manifest.files
+    for name in sorted(found.keys() | expected.keys()):
+        if name not in found or name not in expected or _digest(found[name]) != expected[name]:
+            return name
+    return None
 
 
 def _files(folder: Path) -> dict[str, Path]:

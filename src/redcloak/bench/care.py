@@ -9,8 +9,7 @@ from typing import Any
 
 from redcloak.bench.compare import changes
 from redcloak.bench.grid import Matrix
-from redcloak.bench.plan import present, weight
-from redcloak.bench.run import discard
+from redcloak.bench.plan import weight
 from redcloak.errors import UserError
 from redcloak.manifest import Manifest
 from redcloak.matrix import Node
@@ -118,7 +117,7 @@ class Garbage:
 def garbage(store: Store, matrices: Iterable[Matrix], models: bool = False) -> Garbage:
     """What no matrix needs; with ``models`` also personalized models whose pictures are all drawn."""
     needed: set[str] = set()
-    there = present(store)
+    there = store.keys()
     for matrix in matrices:
         nodes, _ = matrix.graph.split(lambda _: None, matrix.targets())
         needed.update(node.key for node in nodes)
@@ -127,7 +126,7 @@ def garbage(store: Store, matrices: Iterable[Matrix], models: bool = False) -> G
     artifacts = []
     for key in sorted(there - needed):
         found = store.find(key)
-        artifacts.append((key, found.manifest.stage if found else "damaged", weight(store.path(key))))
+        artifacts.append((key, found.manifest.stage if found else "damaged", store.size(key)))
     folders = [store.root / name for name in ("quarantine", "partial")]
     return Garbage(tuple(artifacts), len(there & needed), sum(weight(each) for each in folders if each.is_dir()))
 
@@ -146,7 +145,7 @@ def collect(store: Store, found: Garbage) -> None:
     import shutil
 
     for key, _, _ in found.artifacts:
-        discard(store, key)
+        store.discard(key)
     for name in ("quarantine", "partial"):
         for path in (store.root / name).glob("*"):
             shutil.rmtree(path, ignore_errors=True)
@@ -154,7 +153,7 @@ def collect(store: Store, found: Garbage) -> None:
 
 def verify(store: Store) -> Iterator[tuple[str, str, str | None]]:
     """Hash every artifact anew: (key, stage, the first file that is wrong, or None). Nothing is moved or deleted."""
-    for key in sorted(present(store)):
+    for key in sorted(store.keys()):
         found = store.find(key)
         if found is None:
             yield key, "", "stage.json"

@@ -60,7 +60,7 @@ class Shown:
     command: str
 
 
-def page(board: Board, arms: Iterable[Arm], read: Callable[[Node], Artifact], out: Path, store: Path) -> str:
+def page(board: Board, arms: Iterable[Arm], read: Callable[[Node], Artifact], out: Path, store: str) -> str:
     """The page as text."""
     templates = environment("bench")
     templates.filters |= {"signed": signed, "percent": percent, "bar": bar}
@@ -95,7 +95,7 @@ def headline(board: Board) -> str:
     return f"After the strongest red team {also} some identity; most, {signed(best.survives)}, {who}."
 
 
-def command(row: Standing, cell: TeamCell, out: Path, store: Path) -> str:
+def command(row: Standing, cell: TeamCell, out: Path, store: str) -> str:
     """What makes one cell again."""
     axes = {"protection": row.protection, "budget": row.budget, "purifier": cell.purifier, "trainer": cell.trainer}
     axes |= {"decoupling": cell.decoupling}
@@ -103,11 +103,11 @@ def command(row: Standing, cell: TeamCell, out: Path, store: Path) -> str:
         del axes["budget"], axes["protection"]
     only = ",".join(f"{axis}={label}" for axis, label in axes.items())
     words = ["redcloak", "bench", "run", str(out / "matrix.yaml"), "--only", only]
-    return shlex.join([*words, "--out", f"{out}-cell", "--store", str(store)])
+    return shlex.join([*words, "--out", f"{out}-cell", "--store", store])
 
 
 def _shown(
-    board: Board, arms: dict[Any, list[Arm]], read: Callable[[Node], Artifact], out: Path, store: Path
+    board: Board, arms: dict[Any, list[Arm]], read: Callable[[Node], Artifact], out: Path, store: str
 ) -> dict[tuple[str, ...], Shown]:
     """(protection, budget, purifier, trainer, decoupling) -> what its cell opens."""
     cells = [(row, cell) for row in (*board.standings, *board.baselines) for cell in row.cells]

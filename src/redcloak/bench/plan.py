@@ -77,16 +77,16 @@ class History:
     def __init__(self, store: Store | None) -> None:
         self.groups: dict[str, Past] = {}
         for manifest in islice(store.manifests(), SAMPLE) if store else ():
-            self._learn(manifest, store.path(manifest.key) if store else Path())
+            self._learn(manifest, store)
 
-    def _learn(self, manifest: Manifest, folder: Path) -> None:
+    def _learn(self, manifest: Manifest, store: Store | None) -> None:
         for group in groups_of(manifest.stage, manifest.config):
             past = self.groups.setdefault(group, Past())
             past.seconds.append(manifest.wall_seconds)
             if manifest.peak_memory_mb:
                 past.memory.append(manifest.peak_memory_mb)
-            if len(past.bytes) < WEIGHED:
-                past.bytes.append(weight(folder))
+            if store and len(past.bytes) < WEIGHED:
+                past.bytes.append(store.size(manifest.key))
 
     def find(self, groups: Groups) -> Past | None:
         """The past of the narrowest group that has one."""
@@ -116,19 +116,11 @@ def weight(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def present(store: Store | None) -> frozenset[str]:
-    """The keys of all artifacts, by their folders' names alone."""
-    root = store.root / "artifacts" if store else Path()
-    if store is None or not root.is_dir():
-        return frozenset()
-    return frozenset(path.name for path in root.glob("*/*/*"))
-
-
 def plan(matrix: Matrix, store: Store | None, workers: int, beside: Path) -> MatrixPlan:
     """What a run of ``matrix`` would do; ``beside`` is where its disk would be, ``store`` None where there is none."""
     targets = matrix.targets()
     nodes, _ = matrix.graph.split(lambda _: None, targets)
-    keys = present(store)
+    keys = store.keys() if store else frozenset()
     missing, _ = matrix.graph.split(lambda key: key if key in keys else None, targets)
     failed = {each.key for each in store.failures.all()} if store else set()
     guess = _guesses(History(store if missing else None), matrix)

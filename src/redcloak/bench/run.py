@@ -17,13 +17,14 @@ from redcloak.bench.board import Board, Failure, board, read_board
 from redcloak.bench.config import MatrixConfig
 from redcloak.bench.digests import Digests
 from redcloak.bench.grid import Arm, Matrix
-from redcloak.bench.plan import MatrixPlan, plan, present
+from redcloak.bench.plan import MatrixPlan, plan
 from redcloak.bench.results import Results
 from redcloak.errors import UserError
 from redcloak.execute import Event, run
 from redcloak.images import check_writable
 from redcloak.lease import lease
 from redcloak.matrix import Graph, Node
+from redcloak.places import is_there, open_store
 from redcloak.prompts import check_words
 from redcloak.report.table import write_whole
 from redcloak.store import Artifact, Store
@@ -56,6 +57,7 @@ class Bench:
         workers: int = 2,
         executor: str = "local",
         on_event: Callable[[Event], None] = silent,
+        threads: int | None = None,
     ) -> Board:
         """Make what ``overwrite`` says and write the results of all arms that are finished.
 
@@ -74,11 +76,19 @@ class Bench:
             if overwrite == "force":
                 forget(self.matrix, self.store)
             targets = self.failed_before() if overwrite == "retry" else self.matrix.targets()
-            if not {node.key for node in targets} <= present(self.store):
+            if not {node.key for node in targets} <= self.store.keys():
                 check_prompts(self.matrix.config)
             run(
-                self.matrix.graph, self.store, STAGES, targets, workers, on_event, executor=executor, keep_going=True
-            )  # fmt: skip
+                self.matrix.graph,
+                self.store,
+                STAGES,
+                targets,
+                workers,
+                on_event,
+                executor=executor,
+                threads=threads,
+                keep_going=True,
+            )
             return self.report()
 
     def failed_before(self) -> list[Node]:
@@ -88,7 +98,7 @@ class Bench:
 
     def finished(self) -> list[Arm]:
         """The arms of which everything is there that a report reads."""
-        keys = present(self.store)
+        keys = self.store.keys()
         return [arm for arm in self.matrix.arms if all(node.key in keys for node in arm.targets)]
 
     def failures(self) -> list[Failure]:
@@ -101,7 +111,7 @@ class Bench:
         """Write the results, the board and the page of what is there; nothing where they say that already."""
         arms, failures = self.finished(), self.failures()
         if not arms:
-            raise UserError(f"store {self.store.root}: no arm of {self.matrix.config.name} is finished; run it first.")
+            raise UserError(f"store {self.store.uri}: no arm of {self.matrix.config.name} is finished; run it first.")
         of = _digest(arms, failures)
         if not anew and all((self.out / name).is_file() for name in FILES):
             found = read_board(self.out)
@@ -116,7 +126,7 @@ class Bench:
         made = board(self.matrix, results, self.store, arms, failures).model_copy(update={"of": of})
         check_writable(self.out)
         results.write(self.out / "results.parquet")
-        write_whole(self.out / "leaderboard.html", page(made, arms, self._read, self.out, self.store.root).encode())
+        write_whole(self.out / "leaderboard.html", page(made, arms, self._read, self.out, self.store.uri).encode())
         write_whole(self.out / "board.json", made.to_json().encode())
         return made
 
@@ -124,15 +134,24 @@ class Bench:
         return self.store.read(node.key, node.label)
 
 
-def prepare(matrix: Matrix, out: Path, store: Path | None, read_only: bool = False) -> Bench:
-    """A run that is set up: its methods' models are there, and its folders may be written."""
+def prepare(matrix: Matrix, out: Path, store: str | Path | None, read_only: bool = False) -> Bench:
+    """A run that is set up: its methods' models are there, and its folders may be written; ``store`` may be a URI."""
     kept = store or out / "store"
     if not read_only:
         check_models(matrix)
         check_writable(out)
-    elif not kept.is_dir():
-        raise UserError(f"store {kept}: there is none; run the matrix first, or name another --store.")
-    return Bench(matrix, out, Store(kept, read_only))
+    return Bench(matrix, out, existing(kept) if read_only else open_store(kept))
+
+
+def existing(place: str | Path, read_only: bool = True) -> Store:
+    """A store that must be there.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not is_there(place):
+        raise UserError(f"store {place}: there is none; run the matrix first, or name another --store.")
+    return open_store(place, read_only)
 
 
 def check_prompts(config: MatrixConfig) -> None:
@@ -195,21 +214,11 @@ def only_driver(out: Path) -> Iterator[None]:
 
 def forget(matrix: Matrix, store: Store) -> None:
     """Set aside every artifact of a matrix, so that it is made anew."""
-    keys = present(store)
+    keys = store.keys()
     nodes, _ = matrix.graph.split(lambda _: None, matrix.targets())
     for node in nodes:
         if node.key in keys:
-            discard(store, node.key)
-
-
-def discard(store: Store, key: str) -> None:
-    """Delete an artifact: renamed first, so that nobody meets half of one."""
-    import secrets
-    import shutil
-
-    aside = store.root / "quarantine" / f"{key}~{secrets.token_hex(4)}"
-    store.path(key).rename(aside)
-    shutil.rmtree(aside)
+            store.discard(node.key)
 
 
 def photos_known(out: Path) -> Digests:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,6 @@ from redcloak.errors import UserError
 if TYPE_CHECKING:
     from redcloak.bench.config import MatrixConfig
     from redcloak.bench.grid import Matrix
-    from redcloak.store import Store
 
 app = typer.Typer(
     name="bench",
@@ -30,7 +30,12 @@ Out = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="DIR", help="The run's folder; by default bench-PROTOCOL.")
 ]
 Kept = Annotated[
-    Path | None, typer.Option("--store", metavar="DIR", help="Where results are kept; runs may share it. [OUT/store]")
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="PLACE",
+        help="Where results are kept; runs may share it: a folder, s3:// or gs://. [OUT/store]",
+    ),
 ]
 Only = Annotated[
     list[str] | None,
@@ -80,11 +85,9 @@ def expanded(config: MatrixConfig, out: Path) -> Matrix:
     return Matrix.of(config, Digests(out / "photos.json"))
 
 
-def existing(store: Path) -> Store | None:
-    """The store to look into: looking makes none."""
-    from redcloak.store import Store
-
-    return Store(store, read_only=True) if store.is_dir() else None
+def place(config: MatrixConfig, out: Path | None, store: str | None) -> str:
+    """Where the results of a run are kept."""
+    return store or str(folder(config, out) / "store")
 
 
 @app.command()
@@ -101,11 +104,13 @@ def plan(
     Example: redcloak bench plan quick
     """
     from redcloak.bench.plan import plan as planned
+    from redcloak.bench.run import existing
+    from redcloak.places import is_there
 
     config = matrix_config(matrix, only, workers=workers)
-    where = folder(config, out)
-    kept = store or where / "store"
-    found = planned(expanded(config, where), existing(kept), config.workers, kept)
+    where, kept = folder(config, out), place(config, out, store)
+    there = existing(kept) if is_there(kept) else None  # looking makes none
+    found = planned(expanded(config, where), there, config.workers, where if "://" in kept else Path(kept))
     typer.echo(document(found.to_json()) if json else told(found))
     return 0
 
@@ -124,6 +129,7 @@ def run(
         ),
     ] = "missing",
     workers: options.Workers = None,
+    threads: options.Threads = None,
     executor: Annotated[str, typer.Option(metavar="NAME", help="local, ray, or ray:ADDRESS of a cluster.")] = "local",
     device: options.Device = None,
     json: options.Json = False,
@@ -145,7 +151,7 @@ def run(
     where = folder(config, out)
     bench = prepare(expanded(config, where), where, store, overwrite == "read-only")
     with Screen(bench.plan(config.workers)) as screen:
-        board = bench.run(overwrite, config.workers, executor, screen.follow)
+        board = bench.run(overwrite, config.workers, executor, screen.follow, threads)
     typer.echo(board.to_json() if json else standings(board, where), nl=not json)
     if open_:
         typer.launch((where / "leaderboard.html").absolute().as_uri())
@@ -180,10 +186,11 @@ def why(
     Example: redcloak bench why quick "protect: pid"
     """
     from redcloak.bench import care
+    from redcloak.bench.run import existing
 
     config = matrix_config(matrix)
     where = folder(config, out)
-    found = care.why(care.find_node(expanded(config, where), node), needed(store or where / "store"))
+    found = care.why(care.find_node(expanded(config, where), node), existing(place(config, out, store)))
     typer.echo(document(reasons_json(found)) if json else "\n".join(reasons(found)))
     return 0
 
@@ -204,15 +211,15 @@ def gc(
     Example: redcloak bench gc quick --models
     """
     from redcloak.bench import care
-    from redcloak.bench.run import only_driver
+    from redcloak.bench.run import existing, only_driver
 
     configs = [matrix_config(name) for name in matrices]
     where = folder(configs[0], out)
-    kept = needed(store or where / "store", read_only=not delete)
+    kept = existing(place(configs[0], out, store), read_only=not delete)
     expansions = [expanded(config, where) for config in configs]
     found = care.garbage(kept, expansions, models)
     if delete:
-        with only_driver(where):
+        with only_driver(where) if where.is_dir() else nullcontext():
             care.collect(kept, found)
     counts: dict[str, list[int]] = {}
     for _, stage, weight in found.artifacts:
@@ -230,15 +237,17 @@ def gc(
 
 @app.command()
 def verify(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="A store's folder.")], json: options.Json = False
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A store: its folder, s3:// or gs://.")],
+    json: options.Json = False,
 ) -> int:
     """Hash every artifact of a store anew and tell which are damaged; they are made again when they are next needed.
 
     Example: redcloak bench verify bench-quick/store
     """
     from redcloak.bench import care
+    from redcloak.bench.run import existing
 
-    found = list(care.verify(needed(store)))
+    found = list(care.verify(existing(store)))
     bad = [(key, stage, file) for key, stage, file in found if file]
     if json:
         typer.echo(document({"artifacts": len(found), "damaged": [list(each) for each in bad]}))
@@ -314,12 +323,3 @@ def claim(
     path = claims.make(given, protection, budget, called, folder, by)
     typer.echo(f"{path}: {row.survives} survives {row.strongest.label}.")
     return 0
-
-
-def needed(store: Path, read_only: bool = True) -> Store:
-    """A store that must be there."""
-    from redcloak.store import Store
-
-    if not store.is_dir():
-        raise UserError(f"store {store}: there is none; run the matrix first, or name another --store.")
-    return Store(store, read_only)
