@@ -251,11 +251,27 @@ def load(name: str, **flags: Any) -> MatrixConfig:
     Raises:
         UserError: no such protocol or file, or whatever is wrong in it, in one line.
     """
-    path = find(name)
-    values = _inherited(path, ()) | {key: value for key, value in flags.items() if value is not None}
+    values = yaml_values(name)
+    if "study" in values:
+        raise UserError(f"{name}: it is a study, not a matrix; its verbs are bench plan and bench run.")
+    values |= {key: value for key, value in flags.items() if value is not None}
     config = validate(MatrixConfig, values, str(name))
     config.check(str(name))
     return config
+
+
+def yaml_values(name: str) -> dict[str, Any]:
+    """The fields of a protocol or a YAML file, with those of what it extends; unchecked.
+
+    Raises:
+        UserError: no such protocol or file, or it is no mapping.
+    """
+    return _inherited(find(name), ())
+
+
+def is_study(name: str) -> bool:
+    """Whether it is a study (:mod:`redcloak.diagnose.study`), and no matrix."""
+    return "study" in yaml_values(name)
 
 
 def find(name: str) -> Path:

@@ -78,7 +78,7 @@ def audit(
     )
     if plan:
         found = _plan(chosen, out, store)
-        typer.echo(document(found.to_json()) if json else _planned(found))
+        typer.echo(document(found.to_json()) if json else planned(found))
         return 0
     report = _run(chosen, out, store, force)
     typer.echo(report.to_json() if json else _told(report, out), nl=not json)
@@ -108,7 +108,8 @@ def _plan(config: AuditConfig, out: Path, store: str | None) -> Plan:
         return Audit.prepare(config, Path(aside), kept if there else None).plan()
 
 
-def _planned(plan: Plan) -> str:
+def planned(plan: Plan) -> str:
+    """A plan as a table, and how long it should take."""
     from redcloak.cli.progress import duration
 
     rows = [("stage", "total", "cached", "to run", "each", "known from")]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redcloak.cli import options
+from redcloak.cli import options, study
 from redcloak.cli.bench_words import reasons, reasons_json, size, standings, told, words
 from redcloak.cli.text import aligned, document
 from redcloak.errors import UserError
@@ -90,6 +90,16 @@ def place(config: MatrixConfig, out: Path | None, store: str | None) -> str:
     return store or str(folder(config, out) / "store")
 
 
+def _is_study(matrix: str, only: list[str] | None) -> bool:
+    from redcloak.bench.config import is_study
+
+    if not is_study(matrix):
+        return False
+    if only:
+        raise UserError("--only: a study has no axes; write a YAML file that extends it, with the subjects you want.")
+    return True
+
+
 @app.command()
 def plan(
     matrix: Named,
@@ -103,6 +113,8 @@ def plan(
 
     Example: redcloak bench plan quick
     """
+    if _is_study(matrix, only):
+        return study.plan(matrix, out, store, workers, json)
     from redcloak.bench.plan import plan as planned
     from redcloak.bench.run import existing
     from redcloak.places import is_there
@@ -141,6 +153,8 @@ def run(
 
     Example: redcloak bench run quick
     """
+    if _is_study(matrix, only):
+        return study.run(matrix, out, store, overwrite, workers, threads, executor, device, json, open_)
     from redcloak.bench.run import WAYS, prepare
     from redcloak.cli.progress import Screen
     from redcloak.errors import unknown

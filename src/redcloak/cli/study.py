@@ -1,0 +1,88 @@
+"""``redcloak bench`` for a causal study: the same verbs, another kind of page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from redcloak.cli.text import aligned, document
+from redcloak.errors import UserError
+
+if TYPE_CHECKING:
+    from redcloak.diagnose.study_run import Findings
+
+
+def plan(name: str, out: Path | None, store: str | None, workers: int | None, json: bool) -> int:
+    """Say what a run of a study would do."""
+    import tempfile
+
+    from redcloak.cli.audit import planned
+    from redcloak.diagnose.study import load
+    from redcloak.diagnose.study_run import Study
+    from redcloak.places import is_there
+
+    config = load(name, workers=workers)
+    kept = store or str(folder(config.protocol, out) / "store")
+    with tempfile.TemporaryDirectory() as aside:  # planning makes no store
+        found = Study.prepare(config, Path(aside), kept if is_there(kept) else Path(aside), read_only=True).plan()
+    typer.echo(document(found.to_json()) if json else f"{config.name}\n\n{planned(found)}")
+    return 0
+
+
+def run(
+    name: str,
+    out: Path | None,
+    store: str | None,
+    overwrite: str,
+    workers: int | None,
+    threads: int | None,
+    executor: str,
+    device: str | None,
+    json: bool,
+    show: bool,
+) -> int:
+    """Run a study, print its verdicts."""
+    from redcloak.cli.progress import Screen
+    from redcloak.diagnose.study import load
+    from redcloak.diagnose.study_run import Study
+
+    if overwrite != "missing":
+        raise UserError(f"--overwrite {overwrite}: a study makes what is missing; delete its folder to begin anew.")
+    config = load(name, workers=workers, device=device)
+    where = folder(config.protocol, out)
+    study = Study.prepare(config, where, store)
+    with Screen(study.plan()) as screen:
+        found = study.run(screen.follow, executor, threads)
+    typer.echo(found.to_json() if json else told(found, where), nl=not json)
+    if show:
+        typer.launch((where / "causal.html").absolute().as_uri())
+    return 0
+
+
+def folder(protocol: str, out: Path | None) -> Path:
+    """The folder of a run."""
+    return out or Path(f"bench-{protocol}")
+
+
+def told(found: Findings, where: Path) -> str:
+    """The verdicts, or what was done to the photos where nothing was trained; and where the page is."""
+    config = found.config
+    counts = f"{len(config.subjects)} subjects, {len(config.seeds)} seeds"
+    head = f"{config.name}: {counts}, {config.base} at {config.budget:g}/255"
+    rows = [tuple(found.verified[0]), *(tuple(row.values()) for row in found.verified)]
+    if found.evidence:
+        rows = [("", "claim", "verdict", "effect", "margin", "n")]
+        rows += [
+            (
+                each.claim,
+                each.words,
+                each.answer,
+                str(each.effect),
+                f"{each.margin:g}",
+                f"{each.effect.clusters} {each.effect.over}",
+            )
+            for each in found.verdicts
+        ]
+    return f"{head}\n\n{aligned(rows)}\n\n{where / 'causal.html'}"

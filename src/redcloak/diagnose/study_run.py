@@ -1,0 +1,174 @@
+"""Run a causal study: perturb, verify what was done on the saved photos, train, and write the verdicts.
+
+The folder of a run holds ``study.yaml`` (every default resolved), ``scores.parquet``, ``causal.json``, ``causal.html``
+and ``store/`` where no other store is named. The same study resumes.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from redcloak.arms import PRIORS, Arm, Builder
+from redcloak.bench.run import only_driver
+from redcloak.diagnose.causal_figures import dose, effects
+from redcloak.diagnose.interventions import VERIFIED, nearest_words, verify
+from redcloak.diagnose.study import StudyConfig, arms_of, builders, perturbations, photos_of
+from redcloak.diagnose.verdicts import Evidence, Verdict, panel, verdicts
+from redcloak.execute import Event, run
+from redcloak.images import check_writable, load_images
+from redcloak.matrix import Node, Plan
+from redcloak.matrix import plan as plan_graph
+from redcloak.places import open_store
+from redcloak.report.table import Table, write_whole
+from redcloak.report.template import environment
+from redcloak.store import Artifact, Store
+
+STAGES = "redcloak.stages:run_stage"
+Row = dict[str, Any]
+
+
+@dataclass
+class Findings:
+    """What a study found: what was done to the photos of each subject and arm, and, where it trained, the verdicts."""
+
+    config: StudyConfig
+    photos: list[Row]
+    evidence: Evidence | None = None
+
+    @property
+    def verified(self) -> list[dict[str, str]]:
+        """What was done to the photos, the mean over subjects: a row for each arm."""
+        table = []
+        for arm in dict.fromkeys(row["arm"] for row in self.photos):
+            mine = [row for row in self.photos if row["arm"] == arm]
+            common = Counter(row["words"] for row in mine).most_common(1)[0][0]
+            means = {name: f"{sum(row[name] for row in mine) / len(mine):.3f}" for name in VERIFIED}
+            table.append({"photos": arm, **means, "nearest words": common})
+        return table
+
+    @property
+    def lost(self) -> dict[str, str]:
+        """Identity that each arm lost against clean photos, with its interval."""
+        return {name: str(self.evidence.lost(name)) for name in self.evidence.learned} if self.evidence else {}
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """Every claim's verdict."""
+        return verdicts(self.evidence) if self.evidence else []
+
+    def to_json(self) -> str:
+        """Everything, for machines."""
+        facts: dict[str, Any] = {"protocol": self.config.name, "config": self.config.model_dump(mode="json")}
+        facts |= {"photos": self.photos, "verified": self.verified, "identity lost": self.lost}
+        facts["verdicts"] = [asdict(each) for each in self.verdicts]
+        return json.dumps(facts, indent=1, default=str) + "\n"
+
+
+@dataclass
+class Study:
+    """A study that is set up, the folder of its run, and the store."""
+
+    config: StudyConfig
+    out: Path
+    store: Store
+    builders: dict[str, Builder]
+
+    @classmethod
+    def prepare(cls, config: StudyConfig, out: Path, store: str | Path | None = None, read_only: bool = False) -> Study:
+        """Check what can be checked before work is spent."""
+        if not read_only:
+            check_writable(out)
+        return cls(config, out, open_store(store or out / "store", read_only), builders(config))
+
+    def plan(self) -> Plan:
+        """What a run would compute; what photos are called, which only a look at them can tell, is guessed."""
+        arms = self._photos() if not self.config.learn else self._arms({})
+        targets = [node for group in (self._photos(), arms) for each in group.values() for node in _targets(each)]
+        graph = next(iter(self.builders.values())).graph
+        return plan_graph(graph, self.store, PRIORS, list(dict.fromkeys(targets)), self.config.workers)
+
+    def run(
+        self,
+        on_event: Callable[[Event], None] = lambda event: None,
+        executor: str = "local",
+        threads: int | None = None,
+    ) -> Findings:
+        """Make what is missing, in two turns, and write what was found.
+
+        Raises:
+            UserError: another run is at work in the same folder, or whatever a stage says.
+        """
+
+        def make(arms: Mapping[str, Sequence[Arm]]) -> None:
+            targets = list(dict.fromkeys(node for each in arms.values() for node in _targets(each)))
+            graph = next(iter(self.builders.values())).graph
+            run(graph, self.store, STAGES, targets, self.config.workers, on_event, executor=executor, threads=threads)
+
+        with only_driver(self.out):
+            write_whole(self.out / "study.yaml", self.config.text().encode())
+            photos = self._photos()
+            make(photos)
+            rows = self._measured(photos)
+            if not self.config.learn:
+                return self._write(Findings(self.config, rows))
+            arms = self._arms({row["subject"]: row["words"] for row in rows if row["arm"] == "base"})
+            make(arms)
+            scores = Table.of(row for name, each in arms.items() for arm in each for row in arm.rows(name, self._read))
+            scores.write(self.out / "scores.parquet")
+            names = list(dict.fromkeys(arm.summary.name for each in arms.values() for arm in each))
+            learned = {name: scores.sample(name, "identity_zero") for name in names}
+            found = panel(rows, learned, {"base": 1.0, "half": 0.5})
+            return self._write(Findings(self.config, rows, Evidence(learned, found, self.config.margins)))
+
+    def _photos(self) -> dict[str, list[Arm]]:
+        choices = perturbations(self.config)
+        return {name: photos_of(builder, choices) for name, builder in self.builders.items()}
+
+    def _arms(self, words: Mapping[str, str]) -> dict[str, list[Arm]]:
+        choices = perturbations(self.config)
+        named = {name: {"words": words[name]} if name in words else {} for name in self.builders}
+        return {name: arms_of(builder, choices, **named[name]) for name, builder in self.builders.items()}
+
+    def _measured(self, arms: Mapping[str, Sequence[Arm]]) -> list[Row]:
+        """What each perturbation did, the mean over a subject's photos: one row for each subject and arm."""
+        suite, subject, rows = next(iter(self.builders.values())).suite, self.config.words.words, []
+        for name, group in arms.items():
+            clean, *_ = made = [load_images(self._read(arm.photos).path / "images")[0] for arm in group if arm.photos]
+            for arm, images in zip(group, made, strict=True):
+                found = verify(images, clean, suite, subject)
+                values = {column: round(float(value.mean()), 5) for column, value in found.items()}
+                words = nearest_words(images, suite.clip, subject)
+                rows.append({"subject": name, "arm": arm.summary.name, **values, "words": words})
+        return rows
+
+    def _read(self, node: Node) -> Artifact:
+        return self.store.read(node.key, node.label)
+
+    def _write(self, found: Findings) -> Findings:
+        figures = {}
+        if found.evidence:
+            effects(found.verdicts, self.out / "effects.svg")
+            dose(found.evidence.panel, self.out / "dose.svg")
+            figures = {name: (self.out / f"{name}.svg").read_bytes() for name in ("effects", "dose")}
+        write_whole(self.out / "causal.html", page(found, figures).encode())
+        write_whole(self.out / "causal.json", found.to_json().encode())
+        return found
+
+
+def _targets(arms: Sequence[Arm]) -> list[Node]:
+    """What a run has to make of some arms; of arms that train nothing, their photos."""
+    return [node for arm in arms for node in (arm.targets if arm.models or arm.scores else [arm.photos]) if node]
+
+
+def page(found: Findings, figures: Mapping[str, bytes]) -> str:
+    """The verdicts, their figures and tables as one self-contained page that loads nothing."""
+    images = {name: f"data:image/svg+xml;base64,{b64encode(data).decode()}" for name, data in figures.items()}
+    rows = [list(row.values()) for row in found.verified]
+    template = environment("diagnose").get_template("causal.html.j2")
+    return template.render(found=found, figures=images, verified=list(VERIFIED), rows=rows)

@@ -1,0 +1,131 @@
+"""The causal study from its YAML to its page: interventions are made and verified, models trained, verdicts written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from chromium import DESKTOP, PHONE, Chromium, find
+from test_cli import run
+
+from redcloak.bench.config import names
+from redcloak.diagnose.study import StudyConfig, arms_of, builders, load, perturbations
+from redcloak.diagnose.study_run import Study
+from redcloak.errors import UserError
+
+SMALL = {
+    "extends": "causal",
+    "subjects": ["drawn:100"],
+    "seeds": [0],
+    "steps": 1,
+    "ascent": 2,
+    "images_per_prompt": 1,
+    "sampling_steps": 2,
+    "class_images": 2,
+    "workers": 1,
+}
+
+
+def write(folder: Path, **changes: object) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(SMALL | changes))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A finished study. Do not change it."""
+    folder = tmp_path_factory.mktemp("study")
+    assert run("bench", "run", write(folder), "--out", folder / "run") == 0
+    return folder
+
+
+def test_the_shipped_study_is_what_the_issue_asks():
+    config = load("causal")
+    assert (config.study, len(config.subjects), len(config.seeds)) == ("causal", 12, 2)
+    assert "causal" in names()
+    assert StudyConfig.model_validate(yaml.safe_load(config.text())) == config
+
+
+def test_every_arm_has_its_controls_and_shares_their_stages():
+    config = load("causal", subjects=("drawn:100",), seeds=(0,))
+    builder = builders(config)["drawn:100"]
+    arms = {arm.summary.name: arm for arm in arms_of(builder, perturbations(config))}
+    assert {"clean", "base", "half", "matched_noise", "shuffled", "transplant", "words", "swap_identifier"} < set(arms)
+    assert {f"clean{a}{b}{c}" for a in ("", "+codesr") for b in ("", "+cdl") for c in ("", "+negative")} < set(arms)
+    assert arms["words"].photos is arms["base"].photos
+    assert arms["words"].models != arms["base"].models
+    trained = {node.key for arm in arms.values() for node in arm.models if node.stage == "personalize"}
+    drawn = {node.key for arm in arms.values() for _, node in arm.generated}
+    assert len(drawn) == len(arms)
+    assert len(trained) < len(arms)  # what differs only in sampling, and what is swapped, is not trained again
+
+
+def test_a_study_verifies_trains_and_judges(finished):
+    found = json.loads((finished / "run" / "causal.json").read_text())
+    verified = {row["photos"]: row for row in found["verified"]}
+    assert set(verified) == {"clean", *perturbations(load("causal"))}
+    assert float(verified["base"]["linf"]) == 11
+    assert float(verified["half"]["linf"]) == 5
+    assert float(verified["clean"]["latent_shift"]) == 0
+    claims = {each["claim"] for each in found["verdicts"]}
+    assert claims == {"1", "2a", "2b", "2c", "3a", "3b", "4a", "4b", "4c", "5a", "5b", "5c", "5d", "6", "7a", "7b"}
+    assert {each["answer"] for each in found["verdicts"]} == {"undecided"}  # one person decides nothing
+    assert {"study.yaml", "scores.parquet", "causal.html", "effects.svg", "dose.svg"} <= {
+        path.name for path in (finished / "run").iterdir()
+    }
+
+
+def test_the_same_command_computes_nothing(finished, capsys):
+    before = (finished / "run" / "causal.json").read_bytes()
+    assert run("bench", "plan", finished / "study.yaml", "--out", finished / "run") == 0
+    told = capsys.readouterr().out
+    assert "causal v1" in told
+    assert run("bench", "run", finished / "study.yaml", "--out", finished / "run") == 0
+    told = capsys.readouterr().out
+    assert "causal v1: 1 subjects, 1 seeds, advdm at 11/255" in told
+    assert "Re-aligning the photo alone undoes damage" in told
+    assert (finished / "run" / "causal.json").read_bytes() == before
+    assert run("bench", "run", finished / "run" / "study.yaml", "--out", finished / "run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["protocol"] == "causal v1"
+
+
+def test_photos_alone_need_no_training(tmp_path, capsys):
+    path = write(tmp_path, learn=False)
+    assert run("bench", "run", path, "--out", tmp_path / "run") == 0
+    assert "nearest words" in capsys.readouterr().out
+    kept = Study.prepare(load(str(path)), tmp_path / "run", read_only=True).store.manifests()
+    assert {each.stage for each in kept} <= {"photos", "class_images", "protect"}
+    assert "Verdicts" not in (tmp_path / "run" / "causal.html").read_text()
+
+
+def test_planning_makes_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("bench", "plan", "causal", "--json") == 0
+    rows = {row["stage"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert rows["personalize"]["missing"] == 12 * 2 * 18
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(find() is None, reason="no Chromium here; CI installs one")
+def test_the_page_is_whole_on_a_desk_and_on_a_phone(finished):
+    with Chromium() as browser:
+        for size in (DESKTOP, PHONE):
+            visit = browser.visit(finished / "run" / "causal.html", size)
+            visit.check()
+            assert "What was done to the photos" in visit.text
+
+
+def test_bad_words_end_in_one_line(tmp_path, capsys):
+    for words, message in (
+        (("run", write(tmp_path, margins={"damage": -1})), "margins.damage"),
+        (("run", "causal", "--only", "seed=0"), "a study has no axes"),
+        (("run", "causal", "--overwrite", "force"), "delete its folder to begin anew"),
+        (("report", "causal"), "it is a study, not a matrix"),
+    ):
+        assert run("bench", *words, "--out", tmp_path / "x") == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(UserError, match="subjects"):
+        load(str(write(tmp_path, subjects=[])))
