@@ -47,6 +47,11 @@ def test_memory_policies_take_less_and_each_does_its_part(tiny):
     assert full >= low > half
 
 
+def test_where_memory_is_short_the_copy_lies_elsewhere(tiny):
+    wide, short = (footprint(tiny, "dreambooth", PLAIN, room)["as it is"] for room in (1e12, 1e6))
+    assert wide - short == pytest.approx(weights(tiny, "unet") + weights(tiny, "text_encoder"), rel=1e-4)
+
+
 def test_longer_training_takes_no_more(tiny, monkeypatch):
     short = footprint(tiny, "lora", PLAIN)["as it is"]
     monkeypatch.setattr(module, "STEPS", STEPS + 2)

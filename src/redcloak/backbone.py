@@ -58,7 +58,8 @@ class Backbone:
         kinds = ((AutoencoderKL, "vae"), (UNet2DConditionModel, "unet"), (CLIPTextModel, "text_encoder"))
         with quietly():
             vae, unet, text_encoder = (
-                placed(kind.from_pretrained(folder / part, use_safetensors=True), machine) for kind, part in kinds
+                placed(kind.from_pretrained(folder / part, use_safetensors=True, torch_dtype=dtype), machine)
+                for kind, part in kinds  # read in the precision that is kept: a cast would hold both
             )
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         scheduler = DDIMScheduler.from_pretrained(

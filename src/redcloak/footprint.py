@@ -13,6 +13,7 @@ of single operations.
 from __future__ import annotations
 
 import json
+import math
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping
@@ -30,7 +31,7 @@ from torch.utils._pytree import tree_leaves
 from redcloak.api import Context, Machine
 from redcloak.backbone import Backbone, quietly
 from redcloak.errors import UserError
-from redcloak.memory import TYPES, computing_in
+from redcloak.memory import SHARE, TYPES, computing_in
 from redcloak.registry import describe
 from redcloak.suite import SUITES, Suite
 
@@ -78,13 +79,16 @@ class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.live -= self.sizes.pop(key)
 
 
-def footprint(suite: Suite, trainer: str, ways: Mapping[str, Way] | None = None) -> dict[str, int]:
+def footprint(
+    suite: Suite, trainer: str, ways: Mapping[str, Way] | None = None, room: float = math.inf
+) -> dict[str, int]:
     """Way of training -> the most bytes of tensors that live at once, the model among them.
 
     Args:
         suite: whose backbone is trained, at the suite's resolution; only its configurations are read.
         trainer: a method of ``personalize``, with its own settings and the suite's.
         ways: name -> the machine's policy (but for its device) and more settings of the trainer.
+        room: bytes of memory where it would run; what ``memory=auto`` lays aside there is not counted.
 
     Raises:
         UserError: the suite's configurations are not on this machine, or it cannot be trained.
@@ -94,7 +98,7 @@ def footprint(suite: Suite, trainer: str, ways: Mapping[str, Way] | None = None)
         config = entry.configure(**suite.settings(trainer, given) | {"steps": STEPS})
         with _counting() as counted:
             backbone = _backbone(shapes, machine)
-            _train(backbone, suite.spec.resolution, entry.function, config)
+            _train(backbone, suite.spec.resolution, entry.function, config, room)
         found[name] = counted.peak
     return found
 
@@ -152,10 +156,12 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _train(backbone: Backbone, side: int, function: Any, config: Any) -> None:
+def _train(backbone: Backbone, side: int, function: Any, config: Any, room: float) -> None:
     """What a run of the trainer does between the loan of the backbone and its return."""
     changed = config.changes(backbone)
-    kept = [] if backbone.memory == "low" else [value.clone() for value in changed]  # to put back
+    size = sum(value.numel() * value.element_size() for value in changed)
+    aside = backbone.memory == "low" or size > room / SHARE
+    kept = [] if aside else [value.clone() for value in changed]  # to put back
     for value in changed:
         value.data = value.data.float()
     suite: Any = SimpleNamespace(backbone=backbone)

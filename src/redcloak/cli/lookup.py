@@ -206,11 +206,14 @@ def _footprint(name: str) -> dict[str, dict[str, float]]:
     """Trainer -> way of training -> GiB at the peak, the libraries' share included."""
     from redcloak import registry, suite
     from redcloak.footprint import LIBRARIES, footprint
+    from redcloak.hardware import training_memory
 
+    room = training_memory()[1] * 2**30
     models, found, trainers = suite.load(name), {}, registry.names("personalize")
     for number, trainer in enumerate(trainers, 1):
         typer.echo(f"memory of {trainer}, {number} of {len(trainers)}", err=True)
-        found[trainer] = {way: (peak + LIBRARIES) / 2**30 for way, peak in footprint(models, trainer).items()}
+        peaks = footprint(models, trainer, room=room)
+        found[trainer] = {way: (peak + LIBRARIES) / 2**30 for way, peak in peaks.items()}
     return found
 
 

@@ -69,8 +69,7 @@ def folder(protocol: str, out: Path | None) -> Path:
 def told(found: Findings, where: Path) -> str:
     """The verdicts, or what was done to the photos where nothing was trained; and where the page is."""
     config = found.config
-    counts = f"{len(config.subjects)} subjects, {len(config.seeds)} seeds"
-    head = f"{config.name}: {counts}, {config.base} at {config.budget:g}/255"
+    head = f"{config.name}: {found.counts}, {config.base} at {config.budget:g}/255"
     rows = [tuple(found.verified[0]), *(tuple(row.values()) for row in found.verified)]
     if found.evidence:
         rows = [("", "claim", "verdict", "effect", "margin", "n")]

@@ -42,6 +42,12 @@ class Findings:
     evidence: Evidence | None = None
 
     @property
+    def counts(self) -> str:
+        """``12 subjects, 2 seeds``."""
+        counts = {"subject": len(self.config.subjects), "seed": len(self.config.seeds)}
+        return ", ".join(f"{count} {word}{'s' if count > 1 else ''}" for word, count in counts.items())
+
+    @property
     def verified(self) -> list[dict[str, str]]:
         """What was done to the photos, the mean over subjects: a row for each arm."""
         table = []

@@ -11,7 +11,7 @@ Cite: Lakens, "Equivalence Tests", Soc. Psychol. Personal. Sci. 8, 2017 (a margi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -138,7 +138,8 @@ def _statistics(evidence: Evidence) -> Iterator[Verdict]:
         broken = _harmless(evidence)
         if not broken and not (apart.low > 0 or apart.high < 0):
             broken = f"they are as misaligned: {apart}"
-        effect = lost if apart.estimate > 0 else Estimate(-lost.estimate, -lost.high, -lost.low, lost.clusters)
+        signed = replace(lost, estimate=-lost.estimate, low=-lost.high, high=-lost.low)
+        effect = lost if apart.estimate > 0 else signed
         words = f"Statistics fixed ({arm}): the more misaligned does the more damage"
         yield _judge("1", words, effect, evidence.margins.damage, broken, why=f"misalignment apart by {apart}")
 
