@@ -203,17 +203,17 @@ def test_a_pickle_that_would_run_code_is_not_run(tmp_path: Path, capsys: pytest.
             return os.mkdir, (str(tmp_path / "sprung"),)
 
     torch.save({"weight": Trap()}, tmp_path / "trap.pt")
-    assert "cannot read" in refused([str(tmp_path / "trap.pt"), str(tmp_path / "out")], capsys)
+    assert "no checkpoint of plain tensors" in refused([str(tmp_path / "trap.pt"), str(tmp_path / "out")], capsys)
     assert not (tmp_path / "sprung").exists()
     assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_read_or_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "text.pt").write_text("no checkpoint")
-    assert "cannot read" in refused([str(tmp_path / "text.pt"), str(tmp_path / "out")], capsys)
-    assert "cannot read" in refused([str(tmp_path / "absent.pt"), str(tmp_path / "out")], capsys)
+    assert "no checkpoint of plain tensors" in refused([str(tmp_path / "text.pt"), str(tmp_path / "out")], capsys)
+    assert "cannot be read" in refused([str(tmp_path / "absent.pt"), str(tmp_path / "out")], capsys)
     torch.save({"step": 3}, tmp_path / "other.pt")
-    assert "a mapping of names to tensors" in refused([str(tmp_path / "other.pt"), str(tmp_path / "out")], capsys)
+    assert "holds no tensors by name" in refused([str(tmp_path / "other.pt"), str(tmp_path / "out")], capsys)
     assert "is there already" in refused([str(tmp_path / "other.pt"), str(tmp_path)], capsys)
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])

@@ -35,7 +35,7 @@ class Clip:
         openai/clip-vit-base-patch32.
         """
         if (folder / "config.json").is_file():
-            from redcloak.diagnose.clips import from_folder
+            from redcloak.clip_folder import from_folder
 
             return from_folder(folder, device)
         from transformers import CLIPTextModelWithProjection, CLIPTokenizer

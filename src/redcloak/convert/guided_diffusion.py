@@ -13,7 +13,6 @@ NeurIPS 2021.
 from __future__ import annotations
 
 import argparse
-import pickle
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from redcloak.convert.safetensors import read
 from redcloak.errors import UserError
 
 Kind = Literal["plain", "residual", "attention"]
@@ -200,20 +200,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if given.out.exists():
             raise UserError(f"{given.out} is there already; name a new folder.")
-        write(_read(given.file), given.out, given.side, given.head)
+        write(read(given.file), given.out, given.side, given.head)
     except UserError as error:
         parser.error(str(error))
     sys.stdout.write(f"{given.out}: name this folder as the `pixel` slot of a suite.yaml.\n")
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"cannot read {file} as a checkpoint of plain tensors: {str(error).splitlines()[0]}") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{file}: a checkpoint is a mapping of names to tensors.")
-    return state
 
 
 if __name__ == "__main__":
