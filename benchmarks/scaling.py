@@ -56,29 +56,33 @@ def matrix(arms: int, seconds: Callable[[str], float], per_protection: int = 10)
     return graph
 
 
-def timed(graph: Graph, workers: int, executor: str) -> float:
-    """Wall seconds of a run from its first stage on: starting workers is paid once, whatever the matrix."""
+def timed(graph: Graph, workers: int, executor: str) -> tuple[float, float]:
+    """Wall seconds of a run from its first stage on (starting workers is paid once), and those inside of stages."""
     begun: list[float] = []
+    inside: list[float] = []
 
     def note(event: Any) -> None:
         if event.kind == "started" and not begun:
             begun.append(time.perf_counter())
+        inside.append(event.seconds)
 
     with tempfile.TemporaryDirectory() as folder:
         run(graph, Store(Path(folder)), "scaling:wait", workers=workers, executor=executor, on_event=note, threads=1)
-        return time.perf_counter() - begun[0]
+        return time.perf_counter() - begun[0], sum(inside)
 
 
-def overhead(executor: str, arms: int = 40) -> float:
+def overhead(executor: str, arms: int = 40) -> tuple[float, float]:
+    """Seconds per stage that do nothing, and how many of them the store takes, in the worker: lease, hash, flush."""
     graph = matrix(arms, lambda stage: 0.0)
-    return timed(graph, 1 if executor == "ray" else 2, executor) / len(graph.order())
+    wall, inside = timed(graph, 1 if executor == "ray" else 2, executor)
+    return wall / len(graph.order()), inside / len(graph.order())
 
 
 def efficiency(executor: str = "local", arms: int = 40) -> float:
     """The work over what two workers had; one worker in this process would take the work and its own overhead."""
     graph = matrix(arms, lambda stage: SECONDS[stage] / 1000)
     work = sum(node.transport["seconds"] for node in graph.order())
-    return work / (2 * timed(graph, 2, executor))
+    return work / (2 * timed(graph, 2, executor)[0])
 
 
 def simulate(arms: int, gpus: int, seconds: dict[str, float]) -> tuple[float, float]:
@@ -107,8 +111,9 @@ def main() -> None:
         history = Store(chosen.history, read_only=True).history(*seconds)
         seconds |= {stage: sum(past) / len(past) for stage, past in history.items() if past}
     print("| what | figure |\n|---|---|")
-    print(f"| overhead per stage, local, 2 workers | {overhead('local') * 1000:.1f} ms |")
-    print(f"| overhead per stage, Ray, 1 core | {overhead('ray') * 1000:.1f} ms |")
+    for name, executor in (("local, 2 workers", "local"), ("Ray, 1 core", "ray")):
+        whole, store = (value * 1000 for value in overhead(executor))
+        print(f"| per stage that does nothing, {name} | {whole:.1f} ms; in the worker, for the store: {store:.1f} ms |")
     print(f"| efficiency of 2 workers, 40 arms, stages that wait | {efficiency():.2f} |")
     start = time.process_time()
     made, bound = simulate(10_000, 64, seconds)
