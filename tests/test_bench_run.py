@@ -315,12 +315,17 @@ def test_a_second_look_takes_no_torch_and_little_time(finished):
     assert cpu < 4  # 2 s on a quiet machine; this one may be busy
 
 
-def test_a_store_elsewhere_is_run_planned_checked_and_cleaned(finished, people, suite_folder, tmp_path, capsys):
+def test_a_store_elsewhere_is_run_planned_checked_and_cleaned(
+    finished, people, suite_folder, tmp_path, capsys, monkeypatch
+):
     """A URI in the place of the folder: every verb reads it, and the board is the same."""
+    monkeypatch.setenv("REDCLOAK_CACHE", str(tmp_path / "cache"))
     place, matrix, out = f"file://{tmp_path}/there", finished / "m.yaml", tmp_path / "run"
     common = (matrix, "--out", out, "--store", place)
     assert run("bench", "plan", *common) == 0
-    assert not (tmp_path / "there" / "artifacts").exists()
+    assert run("bench", "verify", place) == run("bench", "report", *common) == 2
+    assert capsys.readouterr().err.count("there is none; run the matrix first") == 2
+    assert not (tmp_path / "there").exists()
     assert run("bench", "run", *common, "--threads", 1) == 0
     told = json.loads((out / "board.json").read_text())
     first = json.loads((finished / "run" / "board.json").read_text())

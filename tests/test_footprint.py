@@ -11,12 +11,14 @@ from torch import nn
 from redcloak import footprint as module
 from redcloak.adam8bit import levels
 from redcloak.api import Machine
+from redcloak.backbone import Backbone
 from redcloak.cli import main
 from redcloak.errors import UserError
 from redcloak.footprint import KINDS, STEPS, WAYS, configurations, footprint
 from redcloak.generate import Sampling, generate
 from redcloak.memory import AT_ONCE, at_once
 from redcloak.suite import Suite, load
+from redcloak.training import Latents
 
 PLAIN = {"as it is": WAYS["as it is"]}
 
@@ -110,7 +112,7 @@ def test_says_what_it_cannot_know(tmp_path):
     with pytest.raises(UserError, match="two text encoders"):
         footprint(load("sdxl"), "lora")
     (tmp_path / "suite.yaml").write_text("name: mine\ntitle: t\nresolution: 64\nbackbone: somebody/model\n")
-    with pytest.raises(UserError, match="suite mine: its configurations are not on this machine"):
+    with pytest.raises(UserError, match="somebody/model is not on this machine"):
         footprint(load(str(tmp_path)), "lora")
 
 
@@ -137,12 +139,41 @@ def test_doctor_tells_machines_too(capsys, monkeypatch):
     monkeypatch.setattr(module, "WAYS", {name: WAYS[name] for name in ("as it is", "+ precision=bf16")})
     assert main(["doctor", "--suite", "tiny", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["footprint"]["lora"]["as it is"] > found["footprint"]["lora"]["+ precision=bf16"] > 0.6
+    assert (found["training"]["suite"], found["training"]["resolution"]) == ("tiny", 64)
+    assert found["training"]["room"] > 0.6
+    peaks = found["training"]["peaks"]["lora"]
+    assert peaks["as it is"] > peaks["+ precision=bf16"] > 0.6
     assert not any(finding["essential"] and finding["advice"] for finding in found["findings"])
 
 
-def test_large_pictures_go_through_fewer_at_once(tiny):
-    assert [at_once(side) for side in (64, 256, 512, 4096)] == [AT_ONCE, AT_ONCE, 4, 1]
-    quick = Sampling(steps=1)
-    pictures, _ = generate(tiny.backbone, ["a photo"], 2, 0, quick, chunk=2)
-    torch.testing.assert_close(generate(tiny.backbone, ["a photo"], 2, 0, quick, chunk=1)[0], pictures)
+def test_doctor_says_what_it_cannot_tell(capsys, monkeypatch):
+    monkeypatch.setattr("redcloak.registry.names", lambda kind: ["lora"])
+    monkeypatch.setattr(module, "WAYS", {"odd": (Machine(), {"rank": 0})})
+    assert main(["doctor", "--suite", "tiny"]) == 0
+    assert "lora: trainer 'lora'" in capsys.readouterr().out
+    assert main(["doctor", "--suite", "sdxl"]) == 2
+    assert "two text encoders" in capsys.readouterr().err
+
+
+def test_a_trainer_that_says_nothing_of_its_parameters_is_counted(tiny, monkeypatch):
+    from redcloak.personalize.lora import Config
+
+    whole = footprint(tiny, "lora", PLAIN)["as it is"]
+    monkeypatch.delattr("redcloak.fitting.TrainerConfig.changes")
+    monkeypatch.delattr(Config, "changes")
+    assert footprint(tiny, "lora", PLAIN)["as it is"] > whole  # all that may train has a copy
+
+
+@pytest.mark.parametrize("side", [64, 512])
+def test_large_pictures_go_through_fewer_at_once(tiny, monkeypatch, side):
+    assert [at_once(each) for each in (64, 256, 512, 4096)] == [AT_ONCE, AT_ONCE, 4, 1]
+    seen: list[int] = []
+    monkeypatch.setattr(Backbone, "sample", lambda self, prompts, *_, **__: seen.append(len(prompts)) or zeros(prompts))
+    monkeypatch.setattr(Backbone, "posterior", lambda self, images: seen.append(len(images)) or (images, images))
+    generate(tiny.backbone, ["a photo"], 17, 0, Sampling(steps=1), size=side)
+    Latents.of(tiny.backbone, torch.zeros(17, 3, side, side))
+    assert seen == ([16, 1] if side == 64 else [4, 4, 4, 4, 1]) * 2
+
+
+def zeros(prompts):
+    return torch.zeros(len(prompts), 3, 8, 8)

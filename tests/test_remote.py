@@ -142,7 +142,7 @@ def test_a_newer_format_and_places_that_are_none(machine, memory, monkeypatch):
     with pytest.raises(StoreError, match="use a folder, s3://BUCKET/NAME or gs://BUCKET/NAME"):
         open_store("nowhere://x")
 
-    def lacking(uri):
+    def lacking(uri, **_):
         raise ImportError("s3fs")
 
     monkeypatch.setattr(fsspec, "url_to_fs", lacking)
@@ -177,6 +177,25 @@ def test_artifacts_are_listed_weighed_and_discarded_over_there(machine, memory):
     assert not other.path(key).exists()
     other.discard(key)  # somebody else was first
     assert all(kept in path for path in objects(memory))
+
+
+def test_leftovers_are_told_and_cleared_over_there(machine, memory):
+    store = machine("one")
+    key = make(store)
+    assert store.leftovers() == 0
+    path = next(path for path in objects(memory) if not path.endswith("stage.json"))
+    memory.pipe_file(path, b"other")
+    assert machine("other").open(key) is None  # damaged, so set aside
+    assert store.leftovers() > 0
+    store.clear()
+    assert store.leftovers() == 0
+
+
+def test_nobody_keeps_an_old_listing(monkeypatch):
+    asked = []
+    monkeypatch.setattr("fsspec.url_to_fs", lambda uri, **options: asked.append(options) or ("fs", "base"))
+    assert redcloak.remote._file_system("s3://bucket/name") == ("fs", "base")
+    assert asked == [{"use_listings_cache": False}]
 
 
 def test_verify_looks_over_there(machine, memory):

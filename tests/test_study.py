@@ -10,6 +10,7 @@ import yaml
 from chromium import DESKTOP, PHONE, Chromium, find
 from test_cli import run
 
+from redcloak import stages
 from redcloak.bench.config import names
 from redcloak.diagnose.study import StudyConfig, arms_of, builders, load, perturbations
 from redcloak.diagnose.study_run import Study
@@ -49,6 +50,15 @@ def test_the_shipped_study_is_what_the_issue_asks():
     assert StudyConfig.model_validate(yaml.safe_load(config.text())) == config
 
 
+@pytest.mark.parametrize("base", ["advdm", "aspl", "pid", "photoguard"])
+def test_any_protection_may_be_taken_apart(base):
+    config = load("causal", subjects=("drawn:100",), base=base)
+    builder = builders(config)["drawn:100"]
+    made = {name: builder.protect(choice) for name, choice in perturbations(config).items()}
+    assert len({node.key for node in made.values()}) == len(made)
+    assert made["base"].config["method"]["name"] == base
+
+
 def test_every_arm_has_its_controls_and_shares_their_stages():
     config = load("causal", subjects=("drawn:100",), seeds=(0,))
     builder = builders(config)["drawn:100"]
@@ -64,7 +74,7 @@ def test_every_arm_has_its_controls_and_shares_their_stages():
 
 
 def test_a_study_verifies_trains_and_judges(finished):
-    found = json.loads((finished / "run" / "causal.json").read_text())
+    found = json.loads((finished / "run" / "causal.json").read_text(), parse_constant=pytest.fail)
     verified = {row["photos"]: row for row in found["verified"]}
     assert set(verified) == {"clean", *perturbations(load("causal"))}
     assert float(verified["base"]["linf"]) == 11
@@ -78,18 +88,20 @@ def test_a_study_verifies_trains_and_judges(finished):
     }
 
 
-def test_the_same_command_computes_nothing(finished, capsys):
+def test_the_same_command_computes_nothing(finished, capsys, monkeypatch):
     before = (finished / "run" / "causal.json").read_bytes()
     assert run("bench", "plan", finished / "study.yaml", "--out", finished / "run") == 0
     told = capsys.readouterr().out
     assert "causal v1" in told
+    assert "Nothing is left to run." in told
+    monkeypatch.setattr(stages, "STAGES", {})
     assert run("bench", "run", finished / "study.yaml", "--out", finished / "run") == 0
     told = capsys.readouterr().out
     assert "causal v1: 1 subject, 1 seed, advdm at 11/255" in told
     assert "Re-aligning the photo alone undoes damage" in told
     assert (finished / "run" / "causal.json").read_bytes() == before
-    assert run("bench", "run", finished / "run" / "study.yaml", "--out", finished / "run", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["protocol"] == "causal v1"
+    assert run("bench", "gc", finished / "study.yaml", "--out", finished / "run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["stages"] == {}  # it needs all that it made
 
 
 def test_photos_alone_need_no_training(tmp_path, capsys):
@@ -122,10 +134,26 @@ def test_bad_words_end_in_one_line(tmp_path, capsys):
     for words, message in (
         (("run", write(tmp_path, margins={"damage": -1})), "margins.damage"),
         (("run", "causal", "--only", "seed=0"), "a study has no axes"),
-        (("run", "causal", "--overwrite", "force"), "delete its folder to begin anew"),
+        (("run", "causal", "--overwrite", "force"), "a study only makes what is missing"),
         (("report", "causal"), "it is a study, not a matrix"),
     ):
         assert run("bench", *words, "--out", tmp_path / "x") == 2
         assert message in capsys.readouterr().err
     with pytest.raises(UserError, match="subjects"):
         load(str(write(tmp_path, subjects=[])))
+    with pytest.raises(UserError, match="'drawn:1' has the same photos as 'drawn:1'"):
+        builders(load("causal", subjects=("drawn:1", "drawn:1")))
+
+
+def test_a_suite_that_cannot_look_is_refused_before_work(tmp_path, suite_folder, capsys):
+    words = (suite_folder / "suite.yaml").read_text()
+    (tmp_path / "suite").mkdir()
+    for path in suite_folder.iterdir():
+        if path.name != "suite.yaml":
+            (tmp_path / "suite" / path.name).symlink_to(path)
+    kept = "\n".join(line for line in words.splitlines() if not line.startswith("clip:"))
+    (tmp_path / "suite" / "suite.yaml").write_text(kept)
+    path = write(tmp_path, suite=str(tmp_path / "suite"))
+    assert run("bench", "run", path, "--out", tmp_path / "run") == 2
+    assert "it has no clip" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "store" / "artifacts").exists()

@@ -56,6 +56,46 @@ def examine(folder: Path) -> list[Finding]:
     return [finding for check in checks for finding in check()] + [_room(folder)]
 
 
+@dataclass(frozen=True)
+class Training:
+    """What trainers take on a suite: trainer -> way of training -> GiB at the peak; ``room``: GiB of ``where``.
+
+    On a machine without a GPU the libraries' own share is in it. ``notes`` say of which trainers nothing can be said.
+    """
+
+    suite: str
+    resolution: int
+    where: str
+    room: float
+    peaks: dict[str, dict[str, float]]
+    notes: tuple[str, ...]
+
+
+def training(name: str, say: Callable[[str], None] = lambda line: None) -> Training:
+    """Work out the memory of every trainer on a suite, some seconds each; ``say`` is told which is next.
+
+    Raises:
+        UserError: no such suite, or its configurations are not on this machine.
+    """
+    from redcloak import registry
+    from redcloak.footprint import LIBRARIES, configurations, footprint
+    from redcloak.hardware import training_memory
+    from redcloak.suite import load
+
+    suite, (where, room, shared) = load(name), training_memory()
+    configurations(suite)
+    peaks, notes, trainers = {}, [], registry.names("personalize")
+    for number, trainer in enumerate(trainers, 1):
+        say(f"memory of {trainer}, {number} of {len(trainers)}")
+        try:
+            found = footprint(suite, trainer, room=room * 2**30)
+        except UserError as error:
+            notes.append(f"{trainer}: {error}")
+            continue
+        peaks[trainer] = {way: (peak + LIBRARIES * shared) / 2**30 for way, peak in found.items()}
+    return Training(suite.name, suite.spec.resolution, where, room, peaks, tuple(notes))
+
+
 def check_device(name: str) -> None:
     """Raise a :class:`UserError` where torch has no such device on this machine."""
     import torch

@@ -6,8 +6,8 @@
 The model is built from its configurations alone, in torch's fake mode, where a tensor has a shape and a type and no
 memory, and two steps are run, by when the optimizer has its moments. Every storage that comes to be and goes is
 counted. So nothing here knows what a trainer does: gradient checkpointing, half precision, 8-bit moments, what is
-frozen and what is cached count as what they are. Not counted: the libraries (:data:`LIBRARIES`), and the scratch space
-of single operations.
+frozen and what is cached count as what they are. Not counted: the libraries (:data:`LIBRARIES`), the scratch space of
+single operations, and a part in half precision while it is saved.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ from torch.utils._pytree import tree_leaves
 
 from redcloak.api import Context, Machine
 from redcloak.backbone import Backbone, quietly
-from redcloak.errors import UserError
 from redcloak.memory import SHARE, TYPES, computing_in
-from redcloak.registry import describe
+from redcloak.registry import load
 from redcloak.suite import SUITES, Suite
 
 LIBRARIES = 0.6 * 2**30  # bytes of a process that has loaded torch, diffusers and transformers, and nothing else
@@ -91,9 +90,9 @@ def footprint(
         room: bytes of memory where it would run; what ``memory=auto`` lays aside there is not counted.
 
     Raises:
-        UserError: the suite's configurations are not on this machine, or it cannot be trained.
+        UserError: the suite's configurations are not on this machine, or it or this trainer cannot be run so.
     """
-    entry, shapes, found = describe("personalize", trainer), configurations(suite), {}
+    entry, shapes, found = load("personalize", trainer), configurations(suite), {}
     for name, (machine, given) in (ways or WAYS).items():
         config = entry.configure(**suite.settings(trainer, given) | {"steps": STEPS})
         with _counting() as counted:
@@ -105,14 +104,11 @@ def footprint(
 
 def configurations(suite: Suite) -> dict[str, dict[str, Any]]:
     """The configurations of the parts: what a suite carries in ``shape.json``, or what lies beside its weights."""
-    carried, folder = suite.folder / "shape.json", suite.folder / suite.spec.backbone
+    carried = suite.folder / "shape.json"
     if carried.is_file():
         shapes: dict[str, dict[str, Any]] = json.loads(carried.read_text(encoding="utf-8"))
         return shapes
-    if suite.spec.unsupported or not folder.is_dir():
-        raise UserError(
-            f"suite {suite.name}: {suite.spec.unsupported or 'its configurations are not on this machine'}."
-        )
+    folder = suite.backbone_folder()
     return {part: json.loads((folder / part / "config.json").read_text(encoding="utf-8")) for part in KINDS}
 
 
@@ -158,7 +154,7 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
 
 def _train(backbone: Backbone, side: int, function: Any, config: Any, room: float) -> None:
     """What a run of the trainer does between the loan of the backbone and its return."""
-    changed = config.changes(backbone)
+    changed = config.changes(backbone) if hasattr(config, "changes") else backbone.trainable()
     size = sum(value.numel() * value.element_size() for value in changed)
     aside = backbone.memory == "low" or size > room / SHARE
     kept = [] if aside else [value.clone() for value in changed]  # to put back

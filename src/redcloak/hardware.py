@@ -61,14 +61,14 @@ def gpus(root: Path = ROOT) -> tuple[str, ...]:
     return tuple(str(index) for index in range(len(list(driver.iterdir())))) if driver.is_dir() else ()
 
 
-def training_memory() -> tuple[str, float]:
-    """Where training would run, and the GiB it has there: the first GPU that torch sees, else this machine."""
+def training_memory() -> tuple[str, float, bool]:
+    """The first GPU that torch sees, else this machine; its GiB; and whether these hold the process, too."""
     import torch
 
     if torch.cuda.is_available():
         first = torch.cuda.get_device_properties(0)
-        return first.name, first.total_memory / 2**30
-    return "this machine", memory_mb() / 1024
+        return first.name, first.total_memory / 2**30, False
+    return "this machine", memory_mb() / 1024, True
 
 
 def _groups(root: Path) -> Iterator[Path]:

@@ -8,8 +8,16 @@ from redcloak.store import Store
 
 
 def is_there(place: str | Path) -> bool:
-    """Whether there is a store at a path; of a URI only opening it can tell."""
-    return "://" in str(place) or Path(place).is_dir()
+    """Whether there is a store at a path or URI; none is made.
+
+    Raises:
+        StoreError: nobody can tell, since it cannot be reached.
+    """
+    if "://" not in str(place):
+        return Path(place).is_dir()
+    from redcloak.remote import RemoteStore
+
+    return RemoteStore(str(place), read_only=True).there
 
 
 def open_store(place: str | Path, read_only: bool = False) -> Store:

@@ -33,7 +33,7 @@ class RemoteStore(Store):
     """
 
     def __init__(self, uri: str, read_only: bool = False, cache: Path | None = None) -> None:
-        self.place = uri.rstrip("/")
+        self.place = uri.rstrip("/")  # ``there``: whether a store was found there
         self.fs, base = _file_system(self.place)
         self.base = str(base).rstrip("/")
         self._known: dict[str, Manifest] = {}
@@ -43,7 +43,9 @@ class RemoteStore(Store):
         with self._reached():
             try:
                 check_format(self.fs.cat_file(f"{self.base}/format.json"), self.place)
+                self.there = True
             except FileNotFoundError:
+                self.there = False
                 if not read_only:
                     self._put("format.json", json.dumps({"format": FORMAT}).encode())
 
@@ -110,9 +112,22 @@ class RemoteStore(Store):
         self._known.pop(key, None)
         with self._reached(), suppress(FileNotFoundError):
             self.fs.rm_file(self._there(key, MANIFEST))
+        with self._reached(), suppress(FileNotFoundError):
             self.fs.rm(f"{self.base}/{self._folder(key)}", recursive=True)
         if self.path(key).exists():
             super().discard(key)
+
+    def leftovers(self) -> int:
+        """The bytes that failed and killed runs left, here and over there."""
+        with self._reached(), suppress(FileNotFoundError):
+            return super().leftovers() + int(self.fs.du(f"{self.base}/quarantine"))
+        return super().leftovers()
+
+    def clear(self) -> None:
+        """Delete what failed and killed runs left, here and over there."""
+        super().clear()
+        with self._reached(), suppress(FileNotFoundError):
+            self.fs.rm(f"{self.base}/quarantine", recursive=True)
 
     def _place(self, folder: Path, key: str) -> None:
         """Put a finished folder into the cache, then over there: its files, and last its manifest."""
@@ -217,7 +232,7 @@ def _file_system(uri: str) -> tuple[Any, Any]:
 
     scheme = uri.partition("://")[0]
     try:
-        return fsspec.url_to_fs(uri)  # type: ignore[no-any-return]
+        return fsspec.url_to_fs(uri, use_listings_cache=False)  # type: ignore[no-any-return]
     except ImportError:
         extra = EXTRAS.get(scheme)
         fix = f"pip install 'redcloak[{extra}]'" if extra else f"install what fsspec needs for {scheme}://"

@@ -202,6 +202,17 @@ class Store:
         self.path(key).rename(aside)
         shutil.rmtree(aside)
 
+    def leftovers(self) -> int:
+        """The bytes that failed and killed runs left."""
+        found = (path for folder in (self._quarantine, self.root / "partial") for path in folder.rglob("*"))
+        return sum(path.stat().st_size for path in found if path.is_file())
+
+    def clear(self) -> None:
+        """Delete what failed and killed runs left."""
+        for folder in (self._quarantine, self.root / "partial"):
+            for path in folder.glob("*"):
+                shutil.rmtree(path, ignore_errors=True)
+
     def history(self, *stages: str) -> dict[str, list[float]]:
         """The wall seconds of past artifacts of each stage, for estimates; a stage never run has none."""
         seconds: dict[str, list[float]] = {stage: [] for stage in stages}

@@ -150,7 +150,7 @@ class Suite:
         """
         for slot in slots:
             if slot == "backbone":
-                self._backbone_folder()
+                self.backbone_folder()
             elif slot in SLOTS and not self._checked(slot).is_dir():
                 raise UserError(f"suite {self.name}: {slot} is missing ({self._checked(slot)}); add it to the folder.")
 
@@ -165,16 +165,16 @@ class Suite:
         """The latent-diffusion model that is protected against and personalized."""
         from redcloak.backbone import Backbone
 
-        return Backbone.load(self._backbone_folder(), self.machine)
+        return Backbone.load(self.backbone_folder(), self.machine)
 
     @cached_property
     def tokenizer(self) -> Any:
         """The backbone's tokenizer, without the backbone."""
         from transformers import CLIPTokenizer
 
-        return CLIPTokenizer.from_pretrained(self._backbone_folder() / "tokenizer")
+        return CLIPTokenizer.from_pretrained(self.backbone_folder() / "tokenizer")
 
-    def _backbone_folder(self) -> Path:
+    def backbone_folder(self) -> Path:
         """Where the backbone lies, every part of it there; from the hub where it is none of the suite's own."""
         if self.spec.unsupported:
             raise UserError(f"suite {self.name}: {self.spec.unsupported}.")

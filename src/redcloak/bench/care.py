@@ -5,14 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from redcloak.bench.compare import changes
 from redcloak.bench.grid import Matrix
-from redcloak.bench.plan import weight
 from redcloak.errors import UserError
 from redcloak.manifest import Manifest
-from redcloak.matrix import Node
+from redcloak.matrix import Graph, Node
 from redcloak.store import Store
 
 Known = Mapping[str, Manifest]
@@ -114,8 +113,21 @@ class Garbage:
         return sum(size for _, _, size in self.artifacts) + self.leftovers
 
 
-def garbage(store: Store, matrices: Iterable[Matrix], models: bool = False) -> Garbage:
-    """What no matrix needs; with ``models`` also personalized models whose pictures are all drawn."""
+class Wanting(Protocol):
+    """A matrix, or a study: something that needs nodes."""
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that they are in."""
+        ...
+
+    def targets(self) -> list[Node]:
+        """The nodes that its report reads."""
+        ...
+
+
+def garbage(store: Store, matrices: Iterable[Wanting], models: bool = False) -> Garbage:
+    """What no matrix or study needs; with ``models`` also personalized models whose pictures are all drawn."""
     needed: set[str] = set()
     there = store.keys()
     for matrix in matrices:
@@ -127,8 +139,7 @@ def garbage(store: Store, matrices: Iterable[Matrix], models: bool = False) -> G
     for key in sorted(there - needed):
         found = store.find(key)
         artifacts.append((key, found.manifest.stage if found else "damaged", store.size(key)))
-    folders = [store.root / name for name in ("quarantine", "partial")]
-    return Garbage(tuple(artifacts), len(there & needed), sum(weight(each) for each in folders if each.is_dir()))
+    return Garbage(tuple(artifacts), len(there & needed), store.leftovers())
 
 
 def _drawn_out(nodes: Iterable[Node], there: frozenset[str]) -> set[str]:
@@ -142,13 +153,9 @@ def _drawn_out(nodes: Iterable[Node], there: frozenset[str]) -> set[str]:
 
 def collect(store: Store, found: Garbage) -> None:
     """Delete it."""
-    import shutil
-
     for key, _, _ in found.artifacts:
         store.discard(key)
-    for name in ("quarantine", "partial"):
-        for path in (store.root / name).glob("*"):
-            shutil.rmtree(path, ignore_errors=True)
+    store.clear()
 
 
 def verify(store: Store) -> Iterator[tuple[str, str, str | None]]:

@@ -274,6 +274,11 @@ def is_study(name: str) -> bool:
     return "study" in yaml_values(name)
 
 
+def protocol_of(name: str) -> str:
+    """What a matrix or a study calls its protocol."""
+    return str(yaml_values(name).get("protocol", "own"))
+
+
 def find(name: str) -> Path:
     """The file of a protocol or a matrix."""
     path = Path(name)

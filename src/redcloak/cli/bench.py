@@ -14,8 +14,10 @@ from redcloak.cli.text import aligned, document
 from redcloak.errors import UserError
 
 if TYPE_CHECKING:
+    from redcloak.bench.care import Wanting
     from redcloak.bench.config import MatrixConfig
     from redcloak.bench.grid import Matrix
+    from redcloak.store import Store
 
 app = typer.Typer(
     name="bench",
@@ -122,7 +124,7 @@ def plan(
     config = matrix_config(matrix, only, workers=workers)
     where, kept = folder(config, out), place(config, out, store)
     there = existing(kept) if is_there(kept) else None  # looking makes none
-    found = planned(expanded(config, where), there, config.workers, where if "://" in kept else Path(kept))
+    found = planned(expanded(config, where), there, config.workers, there.root if there else Path(kept))
     typer.echo(document(found.to_json()) if json else told(found))
     return 0
 
@@ -211,7 +213,9 @@ def why(
 
 @app.command()
 def gc(
-    matrices: Annotated[list[str], typer.Argument(metavar="MATRIX...", help="What they need is kept.")],
+    matrices: Annotated[
+        list[str], typer.Argument(metavar="MATRIX...", help="Matrices and studies; what they need is kept.")
+    ],
     out: Out = None,
     store: Kept = None,
     models: Annotated[
@@ -225,12 +229,12 @@ def gc(
     Example: redcloak bench gc quick --models
     """
     from redcloak.bench import care
+    from redcloak.bench.config import protocol_of
     from redcloak.bench.run import existing, only_driver
 
-    configs = [matrix_config(name) for name in matrices]
-    where = folder(configs[0], out)
-    kept = existing(place(configs[0], out, store), read_only=not delete)
-    expansions = [expanded(config, where) for config in configs]
+    where = out or Path(f"bench-{protocol_of(matrices[0])}")
+    kept = existing(store or str(where / "store"), read_only=not delete)
+    expansions = [_wanting(name, where, kept) for name in matrices]
     found = care.garbage(kept, expansions, models)
     if delete:
         with only_driver(where) if where.is_dir() else nullcontext():
@@ -247,6 +251,23 @@ def gc(
     verb = "Deleted" if delete else "Would delete (add --delete)"
     typer.echo(f"{verb}: {size(found.bytes)}; kept: {found.kept} artifacts.\n{aligned(rows)}")
     return 0
+
+
+def _wanting(name: str, where: Path, kept: Store) -> Wanting:
+    """What a matrix or a study needs; a study looks into its own folder for what photos were called."""
+    from redcloak.bench.config import is_study, protocol_of
+
+    if not is_study(name):
+        return expanded(matrix_config(name), where)
+    from redcloak.diagnose.study import load
+    from redcloak.diagnose.study_run import Study
+
+    own = where if (where / "study.yaml").is_file() else Path(f"bench-{protocol_of(name)}")
+    if not (own / "causal.json").is_file():
+        raise UserError(
+            f"{name}: {own} holds no finished study, so nobody can tell what it needs; run it, or use --out."
+        )
+    return Study.prepare(load(name), own, kept.uri, read_only=True)
 
 
 @app.command()

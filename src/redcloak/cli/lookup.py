@@ -13,6 +13,9 @@ from redcloak.cli.text import aligned, document
 from redcloak.errors import unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redcloak.doctor import Finding, Training
     from redcloak.registry import Entry
     from redcloak.suite import Suite
 
@@ -183,54 +186,45 @@ def doctor(suite: options.Suite = None, json: options.Json = False) -> int:
     """
     from dataclasses import asdict
 
-    from redcloak.doctor import examine
+    from redcloak.doctor import examine, training
 
     findings = examine(Path.cwd())
-    if json:
-        found = [asdict(finding) for finding in findings]
-        typer.echo(document(found if suite is None else {"findings": found, "footprint": _footprint(suite)}))
+    broken = any(finding.broken for finding in findings)
+    told: list[Any] = [asdict(finding) for finding in findings]
+    if json and (suite is None or broken):
+        typer.echo(document(told))
+    elif json:
+        typer.echo(document({"findings": told, "training": asdict(training(str(suite), _say))}))
     else:
-        marks = {True: "BROKEN", False: "ok"}
-        rows = [
-            ("note" if each.advice and not each.broken else marks[each.broken], each.name, each.found)
-            for each in findings
-        ]
-        advice = [f"{each.name}: {each.advice}" for each in findings if each.advice]
-        typer.echo("\n\n".join(filter(None, [aligned(rows), "\n".join(advice)])))
-        if suite is not None:
-            typer.echo(f"\n{_fitting(suite)}")
-    return int(any(finding.broken for finding in findings))
+        typer.echo(_findings(findings))
+        if suite is not None and not broken:
+            typer.echo(f"\n{_fitting(training(suite, _say))}")
+    return int(broken)
 
 
-def _footprint(name: str) -> dict[str, dict[str, float]]:
-    """Trainer -> way of training -> GiB at the peak, the libraries' share included."""
-    from redcloak import registry, suite
-    from redcloak.footprint import LIBRARIES, footprint
-    from redcloak.hardware import training_memory
-
-    room = training_memory()[1] * 2**30
-    models, found, trainers = suite.load(name), {}, registry.names("personalize")
-    for number, trainer in enumerate(trainers, 1):
-        typer.echo(f"memory of {trainer}, {number} of {len(trainers)}", err=True)
-        peaks = footprint(models, trainer, room=room)
-        found[trainer] = {way: (peak + LIBRARIES) / 2**30 for way, peak in peaks.items()}
-    return found
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
 
 
-def _fitting(name: str) -> str:
+def _findings(findings: Sequence[Finding]) -> str:
+    marks = {True: "BROKEN", False: "ok"}
+    rows = [
+        ("note" if each.advice and not each.broken else marks[each.broken], each.name, each.found) for each in findings
+    ]
+    advice = [f"{each.name}: {each.advice}" for each in findings if each.advice]
+    return "\n\n".join(filter(None, [aligned(rows), "\n".join(advice)]))
+
+
+def _fitting(found: Training) -> str:
     """The table of what training takes, with a star where it is more than there is."""
-    from redcloak.hardware import training_memory
-    from redcloak.suite import load
-
-    found, (where, room) = _footprint(name), training_memory()
-    ways = next(iter(found.values()))
+    ways = next(iter(found.peaks.values()), {})
     rows = [("GiB at the peak", *ways)]
     rows += [
-        (trainer, *(f"{peak:.2f}{' *' if peak > room else ''}" for peak in peaks.values()))
-        for trainer, peaks in found.items()
+        (trainer, *(f"{peak:.2f}{' *' if peak > found.room else ''}" for peak in peaks.values()))
+        for trainer, peaks in found.peaks.items()
     ]
-    side = load(name).spec.resolution
-    return (
-        f"Training on suite {name} at {side} pixels; columns from left to right add up, as --set says them.\n"
-        f"* is more than the {room:.2f} GiB of {where}.\n\n{aligned(rows)}"
+    head = (
+        f"Training on suite {found.suite} at {found.resolution} pixels; columns from left to right add up, "
+        f"as --set says them.\n* is more than the {found.room:.2f} GiB of {found.where}, free or not."
     )
+    return "\n\n".join([head, aligned(rows), *found.notes])

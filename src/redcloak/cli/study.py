@@ -16,17 +16,15 @@ if TYPE_CHECKING:
 
 def plan(name: str, out: Path | None, store: str | None, workers: int | None, json: bool) -> int:
     """Say what a run of a study would do."""
-    import tempfile
-
     from redcloak.cli.audit import planned
     from redcloak.diagnose.study import load
     from redcloak.diagnose.study_run import Study
     from redcloak.places import is_there
 
     config = load(name, workers=workers)
-    kept = store or str(folder(config.protocol, out) / "store")
-    with tempfile.TemporaryDirectory() as aside:  # planning makes no store
-        found = Study.prepare(config, Path(aside), kept if is_there(kept) else Path(aside), read_only=True).plan()
+    where = folder(config.protocol, out)
+    kept = store or str(where / "store")
+    found = Study.prepare(config, where, kept if is_there(kept) else where / "store", read_only=True).plan()
     typer.echo(document(found.to_json()) if json else f"{config.name}\n\n{planned(found)}")
     return 0
 
@@ -49,7 +47,7 @@ def run(
     from redcloak.diagnose.study_run import Study
 
     if overwrite != "missing":
-        raise UserError(f"--overwrite {overwrite}: a study makes what is missing; delete its folder to begin anew.")
+        raise UserError(f"--overwrite {overwrite}: a study only makes what is missing; leave it out.")
     config = load(name, workers=workers, device=device)
     where = folder(config.protocol, out)
     study = Study.prepare(config, where, store)

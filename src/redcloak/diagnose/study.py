@@ -13,10 +13,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 
+from redcloak import registry
 from redcloak.arms import Arm, Builder
 from redcloak.bench.config import yaml_values
 from redcloak.config import AuditConfig, Choice, Strict, SubjectConfig, transport, validate
 from redcloak.diagnose.verdicts import Margins
+from redcloak.errors import UserError
 from redcloak.matrix import Graph
 from redcloak.prompts import NONE, Decoupling
 from redcloak.report.model import Arm as ArmSummary
@@ -40,9 +42,9 @@ class StudyConfig(Strict):
     subjects: tuple[str, ...] = Field(min_length=1, description="folders of photos, or drawn:N")
     words: SubjectConfig = Field(SubjectConfig(), description="what all subjects are called")
     seeds: tuple[int, ...] = Field((0, 1), min_length=1)
-    base: str = Field("advdm", description="the protection that is taken apart; one whose ascent has `steps`")
-    budget: float = Field(11.0, gt=0, le=255, description="/255, L_inf")
-    ascent: int = Field(60, ge=1, description="steps of each perturbation")
+    base: str = Field("advdm", description="the protection that is taken apart")
+    budget: float = Field(11.0, ge=2, le=64, description="/255, L_inf")
+    ascent: int = Field(60, ge=1, description="steps of each perturbation, where it has steps")
     noise_shift: float = Field(0.12, gt=0, description="latent shift that sign noise has, root mean square")
     steps: int = Field(150, ge=1, description="steps of each training")
     images_per_prompt: int = Field(4, ge=1, le=64)
@@ -83,11 +85,13 @@ def load(name: str, **flags: Any) -> StudyConfig:
 def perturbations(config: StudyConfig) -> dict[str, Choice]:
     """Every way that photos are perturbed, by its name in the tables."""
     short = {"steps": config.ascent}
-    base = {"name": config.base, "settings": short}
+    fields = registry.describe("protect", config.base).config.model_fields
+    own = short if "steps" in fields else {}  # an ascent in rounds has steps of its own
+    base = {"name": config.base, "settings": own}
     both = short | {"view": "both"}
     return {
-        "base": Choice(name=config.base, settings=short),
-        "half": Choice(name=config.base, settings=short | {"budget": config.budget / 2}),
+        "base": Choice(name=config.base, settings=own),
+        "half": Choice(name=config.base, settings=own | {"budget": config.budget / 2}),
         "matched_noise": Choice(name="matched_noise", settings={"base": base}),
         "shuffled": Choice(name="shuffled", settings={"base": base}),
         "transplant": Choice(name="transplant", settings={"base": base}),
@@ -103,8 +107,14 @@ def perturbations(config: StudyConfig) -> dict[str, Choice]:
 def builders(config: StudyConfig) -> dict[str, Builder]:
     """A builder for each subject, all on one graph."""
     suite, graph = load_suite(config.suite, config.audit(config.subjects[0]).machine), Graph()
-    side = suite.spec.resolution
-    return {each: Builder(config.audit(each), suite, load_subject(each, side), graph) for each in config.subjects}
+    found: dict[str, Builder] = {}
+    for each in config.subjects:
+        photos = load_subject(each, suite.spec.resolution)
+        twin = next((name for name, builder in found.items() if builder.photos.digest == photos.digest), None)
+        if twin is not None:
+            raise UserError(f"subjects: {each!r} has the same photos as {twin!r}; people count once, drop one.")
+        found[each] = Builder(config.audit(each), suite, photos, graph)
+    return found
 
 
 def photos_of(builder: Builder, choices: dict[str, Choice]) -> list[Arm]:

@@ -7,24 +7,27 @@ and ``store/`` where no other store is named. The same study resumes.
 from __future__ import annotations
 
 import json
+import math
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from redcloak.arms import PRIORS, Arm, Builder
 from redcloak.bench.run import only_driver
 from redcloak.diagnose.causal_figures import dose, effects
-from redcloak.diagnose.interventions import VERIFIED, nearest_words, verify
+from redcloak.diagnose.interventions import FLAWS, VERIFIED, nearest_words, verify
 from redcloak.diagnose.study import StudyConfig, arms_of, builders, perturbations, photos_of
 from redcloak.diagnose.verdicts import Evidence, Verdict, panel, verdicts
 from redcloak.execute import Event, run
 from redcloak.images import check_writable, load_images
-from redcloak.matrix import Node, Plan
+from redcloak.matrix import Graph, Node, Plan
 from redcloak.matrix import plan as plan_graph
 from redcloak.places import open_store
+from redcloak.prompts import Decoupling, check_words
 from redcloak.report.table import Table, write_whole
 from redcloak.report.template import environment
 from redcloak.store import Artifact, Store
@@ -47,7 +50,7 @@ class Findings:
         counts = {"subject": len(self.config.subjects), "seed": len(self.config.seeds)}
         return ", ".join(f"{count} {word}{'s' if count > 1 else ''}" for word, count in counts.items())
 
-    @property
+    @cached_property
     def verified(self) -> list[dict[str, str]]:
         """What was done to the photos, the mean over subjects: a row for each arm."""
         table = []
@@ -58,12 +61,12 @@ class Findings:
             table.append({"photos": arm, **means, "nearest words": common})
         return table
 
-    @property
+    @cached_property
     def lost(self) -> dict[str, str]:
         """Identity that each arm lost against clean photos, with its interval."""
         return {name: str(self.evidence.lost(name)) for name in self.evidence.learned} if self.evidence else {}
 
-    @property
+    @cached_property
     def verdicts(self) -> list[Verdict]:
         """Every claim's verdict."""
         return verdicts(self.evidence) if self.evidence else []
@@ -72,8 +75,8 @@ class Findings:
         """Everything, for machines."""
         facts: dict[str, Any] = {"protocol": self.config.name, "config": self.config.model_dump(mode="json")}
         facts |= {"photos": self.photos, "verified": self.verified, "identity lost": self.lost}
-        facts["verdicts"] = [asdict(each) for each in self.verdicts]
-        return json.dumps(facts, indent=1, default=str) + "\n"
+        facts["verdicts"] = [_plain(asdict(each)) for each in self.verdicts]
+        return json.dumps(facts, indent=1, default=str, allow_nan=False) + "\n"
 
 
 @dataclass
@@ -87,17 +90,30 @@ class Study:
 
     @classmethod
     def prepare(cls, config: StudyConfig, out: Path, store: str | Path | None = None, read_only: bool = False) -> Study:
-        """Check what can be checked before work is spent."""
+        """Check what can be checked before work is spent.
+
+        Raises:
+            UserError: whatever is wrong, in one line: photos, settings, a model that the suite has not, the folder.
+        """
+        made = builders(config)
         if not read_only:
+            _check(config, next(iter(made.values())))
             check_writable(out)
-        return cls(config, out, open_store(store or out / "store", read_only), builders(config))
+        return cls(config, out, open_store(store or out / "store", read_only), made)
+
+    @property
+    def graph(self) -> Graph:
+        """The one graph of all subjects."""
+        return next(iter(self.builders.values())).graph
+
+    def targets(self) -> list[Node]:
+        """What the verdicts are read from; how photos are called, which only a look at them tells, as it was last."""
+        turns = [self._photos(), *([self._arms(self._told())] if self.config.learn else [])]
+        return list(dict.fromkeys(node for arms in turns for each in arms.values() for node in _targets(each)))
 
     def plan(self) -> Plan:
-        """What a run would compute; what photos are called, which only a look at them can tell, is guessed."""
-        arms = self._photos() if not self.config.learn else self._arms({})
-        targets = [node for group in (self._photos(), arms) for each in group.values() for node in _targets(each)]
-        graph = next(iter(self.builders.values())).graph
-        return plan_graph(graph, self.store, PRIORS, list(dict.fromkeys(targets)), self.config.workers)
+        """What a run would compute."""
+        return plan_graph(self.graph, self.store, PRIORS, self.targets(), self.config.workers)
 
     def run(
         self,
@@ -113,8 +129,8 @@ class Study:
 
         def make(arms: Mapping[str, Sequence[Arm]]) -> None:
             targets = list(dict.fromkeys(node for each in arms.values() for node in _targets(each)))
-            graph = next(iter(self.builders.values())).graph
-            run(graph, self.store, STAGES, targets, self.config.workers, on_event, executor=executor, threads=threads)
+            workers = self.config.workers
+            run(self.graph, self.store, STAGES, targets, workers, on_event, executor=executor, threads=threads)
 
         with only_driver(self.out):
             write_whole(self.out / "study.yaml", self.config.text().encode())
@@ -141,6 +157,14 @@ class Study:
         named = {name: {"words": words[name]} if name in words else {} for name in self.builders}
         return {name: arms_of(builder, choices, **named[name]) for name, builder in self.builders.items()}
 
+    def _told(self) -> dict[str, str]:
+        """What protected photos looked like to CLIP when they were looked at last, where they were."""
+        try:
+            rows = json.loads((self.out / "causal.json").read_text("utf-8"))["photos"]
+            return {row["subject"]: row["words"] for row in rows if row["arm"] == "base"}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
     def _measured(self, arms: Mapping[str, Sequence[Arm]]) -> list[Row]:
         """What each perturbation did, the mean over a subject's photos: one row for each subject and arm."""
         suite, subject, rows = next(iter(self.builders.values())).suite, self.config.words.words, []
@@ -165,6 +189,22 @@ class Study:
         write_whole(self.out / "causal.html", page(found, figures).encode())
         write_whole(self.out / "causal.json", found.to_json().encode())
         return found
+
+
+def _check(config: StudyConfig, builder: Builder) -> None:
+    """See that the suite has the models that the interventions look with, and that its text encoder reads the words."""
+    suite = builder.suite
+    suite.check("backbone", "clip", "restorer", "upscaler")
+    suite.perceptual  # noqa: B018 - raises where there is none
+    for words in (*FLAWS, Decoupling().noise_token):
+        check_words(suite.tokenizer, config.words.words, Decoupling(noise_token=words), builder.prompts)
+
+
+def _plain(value: Any) -> Any:
+    """JSON types, null for what is no number."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _targets(arms: Sequence[Arm]) -> list[Node]:
