@@ -102,6 +102,13 @@ def test_sampling_follows_the_formula(predicting: Backbone):
     assert expected.std() > 0.01
 
 
+def test_a_saved_model_does_not_tell_where_it_came_from(backbone: Backbone, suite_folder: Path, tmp_path: Path):
+    backbone.save(tmp_path / "model")
+    texts = [path.read_text() for path in (tmp_path / "model").rglob("*.json")]
+    assert len(texts) >= 5
+    assert not any(str(part) in text for text in texts for part in (suite_folder, Path.home()))
+
+
 def test_a_saved_model_is_a_plain_diffusers_model(backbone: Backbone, tmp_path: Path):
     backbone.save(tmp_path / "model")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model")

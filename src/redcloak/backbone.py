@@ -6,6 +6,7 @@ else. Images are ``(N, 3, H, W)`` in [0, 1], latents are scaled and have about u
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -280,9 +281,17 @@ def _save_half(module: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     transformer = not hasattr(module, "save_config")
     module.config.save_pretrained(folder) if transformer else module.save_config(folder)
+    _forget_origin(folder / "config.json")
     name = "model.safetensors" if transformer else "diffusion_pytorch_model.safetensors"
     half = {key: value.detach().half().contiguous().cpu() for key, value in module.state_dict().items()}
     save_file(half, folder / name, {"format": "pt"})
+
+
+def _forget_origin(path: Path) -> None:
+    """Strike out where a part was read from: it is a path of this machine, and no part of the model."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values.pop("_name_or_path", None)
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 _INDEX = """{
