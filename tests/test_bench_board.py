@@ -169,7 +169,7 @@ def test_numbers_and_bars():
 
 def test_what_a_person_supplies_is_escaped(made, tmp_path):
     evil = made.model_copy(update={"title": "<script>alert(1)</script>", "protocol": "<b>"})
-    text = page(evil, [], lambda node: pytest.fail("nothing is read"), tmp_path, tmp_path / "store")
+    text = page(evil, [], lambda node: pytest.fail("nothing is read"), tmp_path, str(tmp_path / "store"))
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert" in text
     assert text.count("<script>") == 1

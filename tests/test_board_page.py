@@ -32,7 +32,7 @@ def browser():
 @pytest.fixture
 def leaderboard(made, tmp_path):
     path = tmp_path / "leaderboard.html"
-    path.write_text(page(made, [], lambda node: pytest.fail("nothing is read"), tmp_path, tmp_path / "store"))
+    path.write_text(page(made, [], lambda node: pytest.fail("nothing is read"), tmp_path, str(tmp_path / "store")))
     return path
 
 
