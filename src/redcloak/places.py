@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from redcloak.errors import UserError
 from redcloak.store import Store
 
 
-def is_there(place: str | Path) -> bool:
-    """Whether there is a store at a path or URI; none is made.
+def find_store(place: str | Path) -> Store | None:
+    """The store at a path or URI, to be read only; None where there is none, and none is made.
 
     Raises:
-        StoreError: nobody can tell, since it cannot be reached.
+        StoreError: nobody can tell, since it cannot be reached; or it cannot be used.
     """
-    if "://" not in str(place):
-        return Path(place).is_dir()
-    from redcloak.remote import RemoteStore
+    store = open_store(place, read_only=True)
+    return store if store.there else None
 
-    return RemoteStore(str(place), read_only=True).there
+
+def existing(place: str | Path, read_only: bool = True) -> Store:
+    """The store at a path or URI, which must be there.
+
+    Raises:
+        UserError: it is not.
+    """
+    found = find_store(place)
+    if found is None:
+        raise UserError(f"store {place}: there is none; run the matrix first, or name another --store.")
+    return found if read_only else open_store(place)
 
 
 def open_store(place: str | Path, read_only: bool = False) -> Store:

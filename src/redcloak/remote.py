@@ -33,7 +33,7 @@ class RemoteStore(Store):
     """
 
     def __init__(self, uri: str, read_only: bool = False, cache: Path | None = None) -> None:
-        self.place = uri.rstrip("/")  # ``there``: whether a store was found there
+        self.place = uri.rstrip("/")
         self.fs, base = _file_system(self.place)
         self.base = str(base).rstrip("/")
         self._known: dict[str, Manifest] = {}
@@ -43,11 +43,16 @@ class RemoteStore(Store):
         with self._reached():
             try:
                 check_format(self.fs.cat_file(f"{self.base}/format.json"), self.place)
-                self.there = True
+                self._found = True
             except FileNotFoundError:
-                self.there = False
+                self._found = False
                 if not read_only:
                     self._put("format.json", json.dumps({"format": FORMAT}).encode())
+
+    @property
+    def there(self) -> bool:
+        """Whether there was a store when this one was opened."""
+        return self._found
 
     @property
     def uri(self) -> str:

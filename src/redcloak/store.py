@@ -87,6 +87,11 @@ class Store:
             self.sweep()
 
     @property
+    def there(self) -> bool:
+        """Whether there is a store, which one that is opened to be read only does not make."""
+        return self.root.is_dir()
+
+    @property
     def uri(self) -> str:
         """How another process calls this store."""
         return str(self.root)
@@ -194,7 +199,7 @@ class Store:
 
     def size(self, key: str) -> int:
         """The bytes that the artifact of ``key`` takes; 0 where there is none."""
-        return sum(path.stat().st_size for path in self.path(key).rglob("*") if path.is_file())
+        return weight(self.path(key))
 
     def discard(self, key: str) -> None:
         """Delete the artifact of ``key``: renamed first, so that nobody meets half of one."""
@@ -204,8 +209,7 @@ class Store:
 
     def leftovers(self) -> int:
         """The bytes that failed and killed runs left."""
-        found = (path for folder in (self._quarantine, self.root / "partial") for path in folder.rglob("*"))
-        return sum(path.stat().st_size for path in found if path.is_file())
+        return weight(self._quarantine) + weight(self.root / "partial")
 
     def clear(self) -> None:
         """Delete what failed and killed runs left."""
@@ -315,6 +319,11 @@ def _settle(folder: Path) -> dict[str, str]:
     for path in files.values():
         _flush(path)
     return {name: _digest(path) for name, path in files.items()}
+
+
+def weight(folder: Path) -> int:
+    """The bytes of the files of a folder; 0 where there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _damage(artifact: Artifact) -> str | None:

@@ -19,7 +19,7 @@ from redcloak.arms import PRIORS
 from redcloak.bench.grid import Matrix
 from redcloak.manifest import Manifest, key_of
 from redcloak.matrix import Node, Plan, Row, longest_paths
-from redcloak.store import Store
+from redcloak.store import Store, weight
 
 SAMPLE = 2000  # manifests that are read for the history; keys are hashes, so that the first are a fair sample
 WEIGHED = 5  # artifacts of a kind whose files are weighed
@@ -111,11 +111,6 @@ def groups_of(stage: str, config: Mapping[str, Any]) -> Groups:
     return f"{stage} {key_of(rest)}", f"{stage}: {names}", stage
 
 
-def weight(folder: Path) -> int:
-    """The bytes of the files of a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
 def plan(matrix: Matrix, store: Store | None, workers: int, beside: Path) -> MatrixPlan:
     """What a run of ``matrix`` would do; ``beside`` is where its disk would be, ``store`` None where there is none."""
     targets = matrix.targets()
@@ -203,7 +198,7 @@ def _model_bytes(matrix: Matrix) -> int:
 
     suite = load(matrix.config.suite)
     parts = [suite.folder / suite.spec.backbone / part for part in PARTS]
-    return sum(weight(part) for part in parts if part.is_dir()) or MODEL
+    return sum(weight(part) for part in parts) or MODEL
 
 
 def memory_there() -> float | None:

@@ -24,7 +24,7 @@ from redcloak.execute import Event, run
 from redcloak.images import check_writable
 from redcloak.lease import lease
 from redcloak.matrix import Graph, Node
-from redcloak.places import is_there, open_store
+from redcloak.places import existing, open_store
 from redcloak.prompts import check_words
 from redcloak.report.table import write_whole
 from redcloak.store import Artifact, Store
@@ -141,17 +141,6 @@ def prepare(matrix: Matrix, out: Path, store: str | Path | None, read_only: bool
         check_models(matrix)
         check_writable(out)
     return Bench(matrix, out, existing(kept) if read_only else open_store(kept))
-
-
-def existing(place: str | Path, read_only: bool = True) -> Store:
-    """A store that must be there.
-
-    Raises:
-        UserError: it is not.
-    """
-    if not is_there(place):
-        raise UserError(f"store {place}: there is none; run the matrix first, or name another --store.")
-    return open_store(place, read_only)
 
 
 def check_prompts(config: MatrixConfig) -> None:

@@ -101,10 +101,10 @@ def _run(config: AuditConfig, out: Path, store: str | None, force: bool) -> Repo
 def _plan(config: AuditConfig, out: Path, store: str | None) -> Plan:
     """The plan of an audit that is prepared aside: planning makes neither the output folder nor the store."""
     from redcloak.audit import Audit
-    from redcloak.places import is_there
+    from redcloak.places import find_store
 
     kept = store or str(out / "store")
-    there = is_there(kept)
+    there = find_store(kept)
     with tempfile.TemporaryDirectory() as aside:
         return Audit.prepare(config, Path(aside), kept if there else None).plan()
 

@@ -31,14 +31,6 @@ Named = Annotated[str, typer.Argument(metavar="MATRIX", help="A protocol (quick,
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="DIR", help="The run's folder; by default bench-PROTOCOL.")
 ]
-Kept = Annotated[
-    str | None,
-    typer.Option(
-        "--store",
-        metavar="PLACE",
-        help="Where results are kept; runs may share it: a folder, s3:// or gs://. [OUT/store]",
-    ),
-]
 Only = Annotated[
     list[str] | None,
     typer.Option(metavar="AXIS=LABEL,...", help="Keep only arms that match, as in protection=aspl. Repeatable."),
@@ -74,22 +66,12 @@ def filters(texts: list[str] | None) -> list[dict[str, list[str]]] | None:
     return found
 
 
-def folder(config: MatrixConfig, out: Path | None) -> Path:
-    """The folder of a run."""
-    return out or Path(f"bench-{config.protocol}")
-
-
 def expanded(config: MatrixConfig, out: Path) -> Matrix:
     """The arms of a matrix; what is known of photos is kept in the run's folder, where there is one."""
     from redcloak.bench.digests import Digests
     from redcloak.bench.grid import Matrix
 
     return Matrix.of(config, Digests(out / "photos.json"))
-
-
-def place(config: MatrixConfig, out: Path | None, store: str | None) -> str:
-    """Where the results of a run are kept."""
-    return store or str(folder(config, out) / "store")
 
 
 def _is_study(matrix: str, only: list[str] | None) -> bool:
@@ -106,7 +88,7 @@ def _is_study(matrix: str, only: list[str] | None) -> bool:
 def plan(
     matrix: Named,
     out: Out = None,
-    store: Kept = None,
+    store: options.Place = None,
     only: Only = None,
     workers: options.Workers = None,
     json: options.Json = False,
@@ -118,12 +100,12 @@ def plan(
     if _is_study(matrix, only):
         return study.plan(matrix, out, store, workers, json)
     from redcloak.bench.plan import plan as planned
-    from redcloak.bench.run import existing
-    from redcloak.places import is_there
+    from redcloak.places import find_store
 
     config = matrix_config(matrix, only, workers=workers)
-    where, kept = folder(config, out), place(config, out, store)
-    there = existing(kept) if is_there(kept) else None  # looking makes none
+    where = options.folder(config.protocol, out)
+    kept = store or str(where / "store")
+    there = find_store(kept)
     found = planned(expanded(config, where), there, config.workers, there.root if there else Path(kept))
     typer.echo(document(found.to_json()) if json else told(found))
     return 0
@@ -133,7 +115,7 @@ def plan(
 def run(
     matrix: Named,
     out: Out = None,
-    store: Kept = None,
+    store: options.Place = None,
     only: Only = None,
     overwrite: Annotated[
         str,
@@ -164,7 +146,7 @@ def run(
     if overwrite not in WAYS:
         raise unknown("word for --overwrite", overwrite, WAYS)
     config = matrix_config(matrix, only, device, workers)
-    where = folder(config, out)
+    where = options.folder(config.protocol, out)
     bench = prepare(expanded(config, where), where, store, overwrite == "read-only")
     with Screen(bench.plan(config.workers)) as screen:
         board = bench.run(overwrite, config.workers, executor, screen.follow, threads)
@@ -175,7 +157,9 @@ def run(
 
 
 @app.command()
-def report(matrix: Named, out: Out = None, store: Kept = None, only: Only = None, json: options.Json = False) -> int:
+def report(
+    matrix: Named, out: Out = None, store: options.Place = None, only: Only = None, json: options.Json = False
+) -> int:
     """Write the results and the leaderboard of what is there, anew.
 
     Example: redcloak bench report quick
@@ -183,7 +167,7 @@ def report(matrix: Named, out: Out = None, store: Kept = None, only: Only = None
     from redcloak.bench.run import prepare
 
     config = matrix_config(matrix, only)
-    where = folder(config, out)
+    where = options.folder(config.protocol, out)
     board = prepare(expanded(config, where), where, store, read_only=True).report(anew=True)
     typer.echo(board.to_json() if json else standings(board, where), nl=not json)
     return 0
@@ -194,7 +178,7 @@ def why(
     matrix: Named,
     node: Annotated[str, typer.Argument(metavar="NODE", help="A stage's label, or the beginning of its key.")],
     out: Out = None,
-    store: Kept = None,
+    store: options.Place = None,
     json: options.Json = False,
 ) -> int:
     """Tell why a stage is in the store or not, and in which fields it differs from the nearest result that is.
@@ -202,11 +186,11 @@ def why(
     Example: redcloak bench why quick "protect: pid"
     """
     from redcloak.bench import care
-    from redcloak.bench.run import existing
+    from redcloak.places import existing
 
     config = matrix_config(matrix)
-    where = folder(config, out)
-    found = care.why(care.find_node(expanded(config, where), node), existing(place(config, out, store)))
+    where = options.folder(config.protocol, out)
+    found = care.why(care.find_node(expanded(config, where), node), existing(store or where / "store"))
     typer.echo(document(reasons_json(found)) if json else "\n".join(reasons(found)))
     return 0
 
@@ -217,7 +201,7 @@ def gc(
         list[str], typer.Argument(metavar="MATRIX...", help="Matrices and studies; what they need is kept.")
     ],
     out: Out = None,
-    store: Kept = None,
+    store: options.Place = None,
     models: Annotated[
         bool, typer.Option("--models", help="Also personalized models whose pictures are all drawn.")
     ] = False,
@@ -230,10 +214,11 @@ def gc(
     """
     from redcloak.bench import care
     from redcloak.bench.config import protocol_of
-    from redcloak.bench.run import existing, only_driver
+    from redcloak.bench.run import only_driver
+    from redcloak.places import existing
 
-    where = out or Path(f"bench-{protocol_of(matrices[0])}")
-    kept = existing(store or str(where / "store"), read_only=not delete)
+    where = options.folder(protocol_of(matrices[0]), out)
+    kept = existing(store or where / "store", read_only=not delete)
     expansions = [_wanting(name, where, kept) for name in matrices]
     found = care.garbage(kept, expansions, models)
     if delete:
@@ -262,7 +247,7 @@ def _wanting(name: str, where: Path, kept: Store) -> Wanting:
     from redcloak.diagnose.study import load
     from redcloak.diagnose.study_run import Study
 
-    own = where if (where / "study.yaml").is_file() else Path(f"bench-{protocol_of(name)}")
+    own = where if (where / "study.yaml").is_file() else options.folder(protocol_of(name), None)
     if not (own / "causal.json").is_file():
         raise UserError(
             f"{name}: {own} holds no finished study, so nobody can tell what it needs; run it, or use --out."
@@ -280,7 +265,7 @@ def verify(
     Example: redcloak bench verify bench-quick/store
     """
     from redcloak.bench import care
-    from redcloak.bench.run import existing
+    from redcloak.places import existing
 
     found = list(care.verify(existing(store)))
     bad = [(key, stage, file) for key, stage, file in found if file]

@@ -29,7 +29,9 @@ Executor = Annotated[
 ]
 Place = Annotated[
     str | None,
-    typer.Option("--store", metavar="PLACE", help="Where results are kept and shared: a folder, s3:// or gs://."),
+    typer.Option(
+        "--store", metavar="PLACE", help="Where results are kept and shared: a folder, s3:// or gs://. [OUT/store]"
+    ),
 ]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps.")]
 File = Annotated[
@@ -138,6 +140,11 @@ def numbers(text: str | None, flag: str) -> list[int] | None:
 def one(seed: int | None) -> list[int] | None:
     """The seeds of a verb that takes a single one."""
     return None if seed is None else [seed]
+
+
+def folder(protocol: str, out: Path | None) -> Path:
+    """The folder of a run of a matrix or a study."""
+    return out or Path(f"bench-{protocol}")
 
 
 def chains(texts: list[str] | None) -> list[str] | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from redcloak.cli import options
 from redcloak.cli.text import aligned, document
 from redcloak.errors import UserError
 
@@ -19,12 +20,10 @@ def plan(name: str, out: Path | None, store: str | None, workers: int | None, js
     from redcloak.cli.audit import planned
     from redcloak.diagnose.study import load
     from redcloak.diagnose.study_run import Study
-    from redcloak.places import is_there
 
     config = load(name, workers=workers)
-    where = folder(config.protocol, out)
-    kept = store or str(where / "store")
-    found = Study.prepare(config, where, kept if is_there(kept) else where / "store", read_only=True).plan()
+    where = options.folder(config.protocol, out)
+    found = Study.prepare(config, where, store, read_only=True).plan()
     typer.echo(document(found.to_json()) if json else f"{config.name}\n\n{planned(found)}")
     return 0
 
@@ -49,7 +48,7 @@ def run(
     if overwrite != "missing":
         raise UserError(f"--overwrite {overwrite}: a study only makes what is missing; leave it out.")
     config = load(name, workers=workers, device=device)
-    where = folder(config.protocol, out)
+    where = options.folder(config.protocol, out)
     study = Study.prepare(config, where, store)
     with Screen(study.plan()) as screen:
         found = study.run(screen.follow, executor, threads)
@@ -57,11 +56,6 @@ def run(
     if show:
         typer.launch((where / "causal.html").absolute().as_uri())
     return 0
-
-
-def folder(protocol: str, out: Path | None) -> Path:
-    """The folder of a run."""
-    return out or Path(f"bench-{protocol}")
 
 
 def told(found: Findings, where: Path) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from redcloak.arms import PRIORS, Arm, Builder
-from redcloak.bench.run import only_driver
+from redcloak.bench.run import STAGES, only_driver
 from redcloak.diagnose.causal_figures import dose, effects
 from redcloak.diagnose.interventions import FLAWS, VERIFIED, nearest_words, verify
 from redcloak.diagnose.study import StudyConfig, arms_of, builders, perturbations, photos_of
@@ -32,7 +32,6 @@ from redcloak.report.table import Table, write_whole
 from redcloak.report.template import environment
 from redcloak.store import Artifact, Store
 
-STAGES = "redcloak.stages:run_stage"
 Row = dict[str, Any]
 
 
@@ -108,8 +107,8 @@ class Study:
 
     def targets(self) -> list[Node]:
         """What the verdicts are read from; how photos are called, which only a look at them tells, as it was last."""
-        turns = [self._photos(), *([self._arms(self._told())] if self.config.learn else [])]
-        return list(dict.fromkeys(node for arms in turns for each in arms.values() for node in _targets(each)))
+        photos = _targets(self._photos())
+        return list(dict.fromkeys(photos + _targets(self._arms(self._told())))) if self.config.learn else photos
 
     def plan(self) -> Plan:
         """What a run would compute."""
@@ -128,8 +127,7 @@ class Study:
         """
 
         def make(arms: Mapping[str, Sequence[Arm]]) -> None:
-            targets = list(dict.fromkeys(node for each in arms.values() for node in _targets(each)))
-            workers = self.config.workers
+            targets, workers = _targets(arms), self.config.workers
             run(self.graph, self.store, STAGES, targets, workers, on_event, executor=executor, threads=threads)
 
         with only_driver(self.out):
@@ -207,9 +205,9 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _targets(arms: Sequence[Arm]) -> list[Node]:
-    """What a run has to make of some arms; of arms that train nothing, their photos."""
-    return [node for arm in arms for node in (arm.targets if arm.models or arm.scores else [arm.photos]) if node]
+def _targets(arms: Mapping[str, Sequence[Arm]]) -> list[Node]:
+    """What a run has to make of the arms of all subjects, each node once."""
+    return list(dict.fromkeys(node for group in arms.values() for arm in group for node in arm.targets))
 
 
 def page(found: Findings, figures: Mapping[str, bytes]) -> str:
