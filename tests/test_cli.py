@@ -181,6 +181,7 @@ def test_a_killed_protection_goes_on(here: Path, suite, photos, capsys, monkeypa
     advdm = ("protect", photos, "--with", "advdm", "--set", "steps=8", "--set", "class_images=0", "--suite", suite)
     assert run(*advdm, "--out", "whole") == 0
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "COST", 0)
     value_and_gradient, left = ascent.value_and_gradient, [3]
 
     def killed(*arguments):
