@@ -213,6 +213,16 @@ def _targets(arms: Mapping[str, Sequence[Arm]]) -> list[Node]:
 def page(found: Findings, figures: Mapping[str, bytes]) -> str:
     """The verdicts, their figures and tables as one self-contained page that loads nothing."""
     images = {name: f"data:image/svg+xml;base64,{b64encode(data).decode()}" for name, data in figures.items()}
-    rows = [list(row.values()) for row in found.verified]
+    rows = [[_words(str(row["photos"])), *list(row.values())[1:]] for row in found.verified]
     template = environment("diagnose").get_template("causal.html.j2")
-    return template.render(found=found, figures=images, verified=list(VERIFIED), rows=rows)
+    return template.render(
+        found=found,
+        figures=images,
+        verified=[_words(name) for name in VERIFIED],
+        rows=rows,
+        lost=[(_words(arm), value) for arm, value in found.lost.items()],
+    )
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 
 def environment(package: str) -> Environment:
-    """The templates of a subpackage of redcloak, such as ``report``."""
+    """The templates of a subpackage of redcloak, such as ``bench``, and what ``report`` has for every page."""
     return Environment(
-        loader=PackageLoader("redcloak", package),
+        loader=ChoiceLoader([PackageLoader("redcloak", name) for name in (package, "report")]),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
