@@ -13,11 +13,12 @@ from test_bench_plan import people
 from test_cli import run
 
 from redcloak.bench import claims
-from redcloak.bench.board import Board, board, read_board
+from redcloak.bench.board import Board, read_board
 from redcloak.bench.compare import changes, compare
 from redcloak.bench.config import MatrixConfig
 from redcloak.bench.grid import Arm, Matrix
 from redcloak.bench.page import bar, headline, page, signed
+from redcloak.bench.ranking import board
 from redcloak.bench.results import Cell, Results, Score
 from redcloak.config import validate
 from redcloak.errors import UserError

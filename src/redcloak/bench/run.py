@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from redcloak.bench.board import Board, Failure, board, read_board
+from redcloak.bench.board import Board, Failure, read_board
 from redcloak.bench.config import MatrixConfig
 from redcloak.bench.digests import Digests
 from redcloak.bench.grid import Arm, Matrix
 from redcloak.bench.plan import MatrixPlan, plan
+from redcloak.bench.ranking import board
 from redcloak.bench.results import Results
 from redcloak.errors import UserError
 from redcloak.execute import Event, run
