@@ -8,6 +8,7 @@ from redcloak.diagnose.causes import Panel
 
 ARMS = {  # misalignment, latent shift and dose of each arm
     "clean": (0.0, 0.0, 0.0),
+    "random_noise": (0.1, 0.1, 0.0),
     "matched_noise": (0.1, 0.1, 0.0),
     "shuffled": (0.1, 0.15, 0.0),
     "transplant": (0.1, 0.3, 0.0),
@@ -19,10 +20,10 @@ ARMS = {  # misalignment, latent shift and dose of each arm
     "realign": (0.0, 0.4, 0.0),
     "realign_decoded": (0.0, 0.4, 0.0),
 }
-OBSERVED = ("clean", "matched_noise", "shuffled", "half", "base")
+OBSERVED = ("clean", "random_noise", "matched_noise", "shuffled", "half", "base")
 
 
-def world(seed: int, *, misalignment: float, latents: float, subjects: int = 12, noise: float = 0.03) -> Panel:
+def world(seed: int, *, misalignment: float, latents: float, subjects: int = 12, noise: float = 0.02) -> Panel:
     """Damage = misalignment * m + latents * z + the subject + noise, of every arm."""
     rng, rows = np.random.default_rng(seed), []
     for number in range(subjects):
@@ -47,4 +48,15 @@ def linear(seed: int, a: float, b: float, past: float, *, confounded: float = 0.
         (past + own_past) * dose + b * mediator + u + rng.normal(0, 0.2, len(owner)) + rng.normal(size=subjects)[owner]
     )
     columns = {"dose": dose, "mediator": mediator, "outcome": outcome, "u": u}
+    return Panel(np.char.add("s", owner.astype(str)), np.full(len(owner), "x"), columns)
+
+
+def two_paths(seed: int, a: float, b: float, other: float, past: float, subjects: int = 12) -> Panel:
+    """Random doses that go through the mediator (``a b``), through another quantity (``other``), and past both."""
+    rng = np.random.default_rng(seed)
+    owner = np.repeat(np.arange(subjects), 8)
+    dose = rng.choice((0.0, 0.5, 1.0), len(owner))
+    mediator, beside = (slope * dose + rng.normal(0, 0.2, len(owner)) for slope in (a, 1.0))
+    outcome = b * mediator + other * beside + past * dose + rng.normal(0, 0.2, len(owner))
+    columns = {"dose": dose, "mediator": mediator, "beside": beside, "outcome": outcome}
     return Panel(np.char.add("s", owner.astype(str)), np.full(len(owner), "x"), columns)

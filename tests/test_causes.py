@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from planted import OBSERVED, linear, world
+from planted import OBSERVED, linear, two_paths, world
 from scipy.stats import spearmanr
 
 from redcloak.diagnose.causes import Panel, mediation, partial_correlation
@@ -53,6 +53,19 @@ def test_the_mediation_estimate_is_unbiased_and_its_interval_covers(a: float, b:
         assert np.mean([each.low <= truth <= each.high for each in found]) > 0.88, name
 
 
+@pytest.mark.parametrize(("b", "other", "past"), [(0.5, 0.0, 0.3), (0.25, 0.8, 0.0), (0.0, 0.6, 0.2), (0.8, 0.1, 0.1)])
+def test_the_share_is_of_everything_that_the_dose_does(b: float, other: float, past: float):
+    """What goes through a control is no part of the share, and is in what it is a share of."""
+    truth = 0.8 * b / (0.8 * b + other + past)
+    panels = [two_paths(seed, 0.8, b, other, past) for seed in range(200)]
+    shares = [mediation(panel, "dose", "mediator", "outcome", ("beside",), n=400).share for panel in panels]
+    found = np.array([share.estimate for share in shares])
+    assert abs(found.mean() - truth) < 3 * found.std() / len(found) ** 0.5 + 0.005
+    assert np.mean([share.low <= truth <= share.high for share in shares]) > 0.9
+    if other > 0.5:  # the half that goes another way is not credited to the mediator
+        assert np.mean([share.low > 0.5 for share in shares]) < 0.05
+
+
 def test_a_common_cause_biases_it_and_its_control_does_not():
     plain, controlled = [], []
     for seed in range(60):
@@ -64,7 +77,7 @@ def test_a_common_cause_biases_it_and_its_control_does_not():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_share_tells_the_planted_worlds_apart(seed: int):
+def test_interventions_tell_the_planted_worlds_apart(seed: int):
     """Over all arms, whose interventions break the bond between misalignment and shift."""
     cause, bystander = world(seed, misalignment=1, latents=0), world(seed, misalignment=0, latents=1)
     seen = [

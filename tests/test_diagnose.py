@@ -15,6 +15,7 @@ from redcloak.api import Context
 from redcloak.cli import main
 from redcloak.config import Choice
 from redcloak.diagnose.groups import control, groups, linf, pairs, purified
+from redcloak.diagnose.interventions import spectrum_apart
 from redcloak.diagnose.misalignment import SCORES, measure
 from redcloak.errors import UserError
 from redcloak.images import load_images, save_images, to_tensor
@@ -136,12 +137,14 @@ def test_controls_have_the_size_of_the_protection(folders, suite: Suite):
     found = pairs(str(folders[0]), str(folders[1]), 64)
     clean, protected = to_tensor(list(found.clean)), to_tensor(list(found.protected))
     offset = protected - clean
-    names = ("random_noise", "shuffled", "transplant")
+    names = ("random_noise", "matched_noise", "shuffled", "transplant")
     made = {name: control(name, clean, protected, Context(suite)) for name in names}
     assert linf(made["random_noise"], clean) == linf(protected, clean) == 16
     moved = made["transplant"] - clean
     inside = ((clean + offset.roll(-1, 0)) - 0.5).abs() <= 0.5
     assert torch.allclose(moved[inside], offset.roll(-1, 0)[inside], atol=1e-6)
+    assert float(spectrum_apart(made["matched_noise"] - clean, offset).max()) < 0.2  # of these photos' own
+    assert float(spectrum_apart(made["random_noise"] - clean, offset).min()) > 0.2
     shuffled = made["shuffled"] - clean
     assert float(shuffled.std()) == pytest.approx(float(offset.std()), rel=0.1)
     assert abs(float(torch.corrcoef(torch.stack([shuffled.ravel(), offset.ravel()]))[0, 1])) < 0.2

@@ -14,12 +14,13 @@ from torch.nn import functional as F
 
 from redcloak.api import Context
 from redcloak.constrained import ConstrainedConfig, constrained
+from redcloak.diagnose.interventions import spectrum_apart
 from redcloak.diagnose.misalignment import measure
 from redcloak.embeddings import embedding_distance, latent_shift, text_preference
 from redcloak.errors import UserError
 from redcloak.images import on_lattice
 from redcloak.objectives import EVERY, value_and_gradient
-from redcloak.protect.matched_noise import match, radial_power, radii
+from redcloak.protect.matched_noise import match, radial_energy, radial_power, radii
 from redcloak.registry import load
 from redcloak.rng import generators
 
@@ -146,6 +147,19 @@ def test_matched_noise_has_the_values_and_the_rings_of_the_perturbation_and_none
     assert F.cosine_similarity(offset.flatten(1), noise.flatten(1)).abs().max() < 0.2
     across = [torch.fft.rfft2(field).abs()[..., 0, 8].pow(2) / (64 * 64) for field in (offset, noise)]
     assert (across[1] < 0.3 * across[0]).all(), "the stripes stand across no longer"
+
+
+def test_the_distance_of_spectra_is_that_of_amplitudes():
+    offset = numbers(2, 3, 32, 48)
+    assert torch.allclose(spectrum_apart(1.5 * offset, offset), torch.full((2,), 0.5), atol=1e-5)
+    assert torch.allclose(spectrum_apart(offset.flip(-1).roll(5, -2), offset), torch.zeros(2), atol=1e-5)
+    assert torch.allclose(radial_energy(offset).sum(-1)[..., None], _energy(offset), rtol=1e-4)
+    assert spectrum_apart(torch.zeros_like(offset), offset).tolist() == [1, 1]
+
+
+def _energy(offset: Tensor) -> Tensor:
+    """Over the half of the spectrum that ``rfft2`` keeps."""
+    return torch.fft.fft2(offset)[..., : offset.shape[-1] // 2 + 1].abs().pow(2).sum((-2, -1))[..., None]
 
 
 def test_radial_power_of_white_noise_is_flat():

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from chromium import DESKTOP, PHONE, Chromium, find
 from test_cli import run
 
 from redcloak import stages
+from redcloak.backbone import Backbone
 from redcloak.bench.config import names
 from redcloak.diagnose.study import StudyConfig, arms_of, builders, load, perturbations
 from redcloak.diagnose.study_run import Study
@@ -73,13 +75,42 @@ def test_every_arm_has_its_controls_and_shares_their_stages():
     assert len(trained) < len(arms)  # what differs only in sampling, and what is swapped, is not trained again
 
 
+def same(here: dict[str, torch.Tensor], there: dict[str, torch.Tensor]) -> bool:
+    return here.keys() == there.keys() and all(torch.equal(value, there[name]) for name, value in here.items())
+
+
+@pytest.mark.parametrize("part", ["identifier", "text_encoder"])
+def test_a_swap_takes_the_donors_words_and_nothing_else(finished, part):
+    study = Study.prepare(load(str(finished / "study.yaml")), finished / "run", read_only=True)
+    arms = {arm.summary.name: arm for group in study.arms().values() for arm in group}
+    mine, base, clean = (
+        Backbone.load(study.store.read(arms[name].models[0].key, name).path / "model")
+        for name in (f"swap_{part}", "base", "clean")
+    )
+    assert same(mine.unet.state_dict(), base.unet.state_dict())
+    wanted, given = base.text_encoder.state_dict(), clean.text_encoder.state_dict()
+    if part == "text_encoder":
+        wanted = given
+    else:
+        table = next(name for name in wanted if "token_embedding" in name)
+        [token] = mine.tokenizer("sks", add_special_tokens=False).input_ids
+        wanted[table][token] = given[table][token]
+    assert same(mine.text_encoder.state_dict(), wanted)
+    apart = study.store.read(arms[f"swap_{part}"].models[0].key, "swap").manifest.notes["apart"]
+    assert 0 < apart < 1
+
+
 def test_a_study_verifies_trains_and_judges(finished):
     found = json.loads((finished / "run" / "causal.json").read_text(), parse_constant=pytest.fail)
     verified = {row["photos"]: row for row in found["verified"]}
     assert set(verified) == {"clean", *perturbations(load("causal"))}
-    assert float(verified["base"]["linf"]) == 11
-    assert float(verified["half"]["linf"]) == 5
-    assert float(verified["clean"]["latent_shift"]) == 0
+    assert verified["base"]["linf"] == "11.000 (11.000)"  # the mean, and the largest of a photo
+    assert verified["half"]["linf"] == "5.000 (5.000)"
+    assert verified["clean"]["latent_shift"] == "0.000 (0.000)"
+    assert verified["base"]["spectrum"] == "0.000 (0.000)"
+    assert (
+        float(verified["matched_noise"]["spectrum"].split()[0]) < 0.25 < float(verified["clean"]["spectrum"].split()[0])
+    )
     claims = {each["claim"] for each in found["verdicts"]}
     assert claims == {"1", "2a", "2b", "2c", "3a", "3b", "4a", "4b", "4c", "5a", "5b", "5c", "5d", "6", "7a", "7b"}
     assert {each["answer"] for each in found["verdicts"]} == {"undecided"}  # one person decides nothing
@@ -92,13 +123,14 @@ def test_the_same_command_computes_nothing(finished, capsys, monkeypatch):
     before = (finished / "run" / "causal.json").read_bytes()
     assert run("bench", "plan", finished / "study.yaml", "--out", finished / "run") == 0
     told = capsys.readouterr().out
-    assert "causal v1" in told
+    assert "causal v2" in told
     assert "Nothing is left to run." in told
     monkeypatch.setattr(stages, "STAGES", {})
     assert run("bench", "run", finished / "study.yaml", "--out", finished / "run") == 0
     told = capsys.readouterr().out
-    assert "causal v1: 1 subject, 1 seed, advdm at 11/255" in told
+    assert "causal v2: 1 subject, 1 seed, advdm at 11/255" in told
     assert "Re-aligning the photo alone undoes damage" in told
+    assert "nearest words" in told
     assert (finished / "run" / "causal.json").read_bytes() == before
     assert run("bench", "gc", finished / "study.yaml", "--out", finished / "run", "--json") == 0
     assert json.loads(capsys.readouterr().out)["stages"] == {}  # it needs all that it made
@@ -117,7 +149,7 @@ def test_planning_makes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run("bench", "plan", "causal", "--json") == 0
     rows = {row["stage"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
-    assert rows["personalize"]["missing"] == 12 * 2 * 17
+    assert rows["personalize"]["missing"] == 12 * 2 * 25
     assert list(tmp_path.iterdir()) == []
 
 

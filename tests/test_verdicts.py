@@ -24,8 +24,9 @@ ABOUT = ("2a", "2b", "2c", "3a", "3b", "5a", "7a")
 def evidence(panel: Panel) -> Evidence:
     """A panel as if each arm had been trained once; its misalignment is that of both views, and of the embedding."""
     columns = dict(panel.columns)
-    for name in ("misalignment_decoded", "embedding", "embedding_decoded"):
+    for name in ("misalignment_decoded", "embedding", "embedding_decoded", "words_gain"):
         columns[name] = columns["misalignment"].copy()
+    columns |= {"l2": np.ones(len(panel.arms)), "spectrum": np.full(len(panel.arms), 0.1)}
     panel, learned = Panel(panel.subjects, panel.arms, columns), {}
     for arm in np.unique(panel.arms).tolist():
         rows = panel.arms == arm
@@ -42,9 +43,9 @@ def answers(found: Evidence) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_world_where_misalignment_is_the_only_cause_supports_and_its_opposite_refutes(seed: int):
-    cause = answers(evidence(world(seed, misalignment=0.6, latents=0)))
+    cause = answers(evidence(world(seed, misalignment=0.6, latents=0, subjects=24)))
     assert {claim: cause[claim] for claim in ABOUT} == {claim: {"supported"} for claim in ABOUT} | {"7a": {"refuted"}}
-    bystander = answers(evidence(world(seed, misalignment=0, latents=0.6)))
+    bystander = answers(evidence(world(seed, misalignment=0, latents=0.6, subjects=24)))
     wrong = {claim for claim in ABOUT if "supported" in bystander[claim]}
     assert wrong == {"7a"}, "only the refutation of misalignment is supported"
     assert all(bystander[claim] == {"refuted"} for claim in ("2a", "2b", "2c", "3a", "3b"))
@@ -59,7 +60,7 @@ def test_claims_that_only_observe_cannot_tell_a_bystander():
 
 def test_a_world_without_effects_decides_nothing_about_a_cause():
     told = answers(evidence(world(0, misalignment=0, latents=0)))
-    assert all(told[claim] == {"undecided"} for claim in ("1", "2c", "3a", "3b")), "there is no damage to explain"
+    assert all(told[claim] == {"undecided"} for claim in ("1", "2c", "3a", "3b", "7a")), "there is no damage to explain"
 
 
 def test_two_subjects_and_much_noise_decide_nothing():
@@ -72,13 +73,37 @@ def test_one_subject_decides_nothing_whatever_its_arms_say():
     assert set().union(*answers(found).values()) == {"undecided"}
 
 
-def test_an_instrument_that_failed_decides_nothing():
-    panel = world(0, misalignment=0.6, latents=0)
-    held = evidence(panel)
-    held.panel.columns["latent_shift"][panel.arms == "clip_only"] = 0.4
-    verdict = next(each for each in verdicts(held) if each.claim == "2a")
-    assert verdict.answer == "undecided"
-    assert "latent_shift" in verdict.why
+@pytest.mark.parametrize(
+    ("claim", "arm", "column", "value"),
+    [("1", "shuffled", "l2", 0.5), ("1", "matched_noise", "spectrum", 0.4), ("2a", "clip_only", "latent_shift", 0.4),
+     ("2a", "clip_only", "misalignment", 0.1), ("2b", "clip_decoded", "latent_shift", 0.4),
+     ("2b", "clip_decoded", "misalignment_decoded", 0.1), ("2c", "latents_only", "embedding_decoded", 0.3),
+     ("2c", "latents_only", "latent_shift", 0.1), ("3a", "realign", "embedding", 0.3),
+     ("3a", "realign", "latent_shift", 0.0), ("3b", "realign_decoded", "latent_shift", 0.1),
+     ("4a", "base", "words_gain", 0.0), ("7a", "latents_only", "latent_shift", 0.0)],
+)  # fmt: skip
+def test_an_instrument_that_failed_decides_nothing(claim: str, arm: str, column: str, value: float):
+    """What was to be held moved, or what was to be moved, or kept as the protection has it, did not."""
+    held = evidence(world(0, misalignment=0.6, latents=0))
+    held.learned["words"] = held.learned["clean"]
+    sound = {each.words: each for each in verdicts(held)}
+    held.panel.columns[column][held.panel.arms == arm] = value
+    broken = [each for each in verdicts(held) if each.claim == claim and each.why != sound[each.words].why]
+    assert {each.answer for each in broken} == {"undecided"}
+    assert any(
+        ("spectrum" in each.why if column == "spectrum" else column in each.why) or claim == "4a" for each in broken
+    )
+
+
+@pytest.mark.parametrize(("damage", "answer"), [(0.3, "refuted"), (0.0, "undecided")])
+def test_a_red_team_beats_only_an_adaptive_protection_that_protects(damage: float, answer: str):
+    found = evidence(world(0, misalignment=0.6, latents=0))
+    clean = found.learned["clean"]
+    jitter = np.random.default_rng(1).normal(0, 0.005, len(clean.values))
+    found.learned["adaptive"] = Sample(clean.values - damage + jitter, clean.subjects, clean.seeds)
+    for name in ("adaptive+codesr+cdl", "clean+codesr+cdl+negative"):
+        found.learned[name] = clean
+    assert answers(found)["7b"] == {answer}
 
 
 @pytest.mark.parametrize(
@@ -144,6 +169,7 @@ def test_a_trainer_that_reads_only_what_clip_sees_is_told_from_one_that_ignores_
     subject, arm, moved, shift, damage = (np.array(each) for each in zip(*rows, strict=True))
     columns = {"misalignment": moved, "misalignment_decoded": moved, "embedding": moved, "latent_shift": shift}
     columns |= {"perceptual": np.zeros(len(arm)), "damage": damage, "dose": (arm == "base") * 1.0}
+    columns["embedding_decoded"] = np.zeros(len(arm))  # the matrices' round trip is no part of this world
     samples = {
         name: Sample(np.array(learned)[arm == name], subject[arm == name], np.zeros(8, dtype=np.int64))
         for name in np.unique(arm).tolist()

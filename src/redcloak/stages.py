@@ -197,19 +197,23 @@ def score(config: Settings, inputs: Folders, out: Path, transport: Settings, rep
 
 
 def swap(config: Settings, inputs: Folders, out: Path, transport: Settings, report: Progress) -> dict[str, Any]:
-    """A model that takes what a donor learned of words: its whole text encoder, or the identifier's embedding alone."""
+    """A model that takes what a donor learned of words: its whole text encoder, or the identifier's embedding alone.
+
+    The note ``apart`` is how far the identifier's embeddings of the two are apart, of the length of the donor's.
+    """
     from redcloak.backbone import Backbone
 
     machine = _suite(transport).machine
     model, donor = (Backbone.load(inputs[name] / "model", machine) for name in ("model", "donor"))
+    tokens = model.tokenizer(str(config["identifier"]), add_special_tokens=False).input_ids
+    given, taken = (each.text_encoder.get_input_embeddings().weight.data for each in (donor, model))
+    apart = float((given[tokens] - taken[tokens]).norm() / given[tokens].norm())
     if config["part"] == "text_encoder":
         model.text_encoder = donor.text_encoder
     else:
-        tokens = model.tokenizer(str(config["identifier"]), add_special_tokens=False).input_ids
-        given, taken = (each.text_encoder.get_input_embeddings().weight for each in (donor, model))
-        taken.data[tokens] = given.data[tokens]
+        taken[tokens] = given[tokens]
     model.save(out / "model")
-    return {}
+    return {"apart": round(apart, 5)}
 
 
 STAGES: dict[str, Stage] = {

@@ -59,21 +59,13 @@ def run(
 
 
 def told(found: Findings, where: Path) -> str:
-    """The verdicts, or what was done to the photos where nothing was trained; and where the page is."""
+    """What was done to the photos; the verdicts, where models were trained; and where the page is."""
     config = found.config
     head = f"{config.name}: {found.counts}, {config.base} at {config.budget:g}/255"
-    rows = [tuple(found.verified[0]), *(tuple(row.values()) for row in found.verified)]
-    if found.evidence:
-        rows = [("", "claim", "verdict", "effect", "margin", "n")]
-        rows += [
-            (
-                each.claim,
-                each.words,
-                each.answer,
-                str(each.effect),
-                f"{each.margin:g}",
-                f"{each.effect.clusters} {each.effect.over}",
-            )
-            for each in found.verdicts
-        ]
-    return f"{head}\n\n{aligned(rows)}\n\n{where / 'causal.html'}"
+    parts = [head, aligned([tuple(found.verified[0]), *(tuple(row.values()) for row in found.verified)])]
+    rows = [("", "claim", "verdict", "effect", "margin", "n")]
+    for each in found.verdicts:
+        counted = f"{each.effect.clusters} {each.effect.over}"
+        rows.append((each.claim, each.words, each.answer, str(each.effect), f"{each.margin:g}", counted))
+    parts += [aligned(rows)] if found.evidence else []
+    return "\n\n".join([*parts, str(where / "causal.html")])

@@ -63,7 +63,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Mediation:
-    """The effect of a unit of dose: through the mediator, past it, both, and the share that goes through."""
+    """The effect of a unit of dose: through the mediator, past mediator and controls, all of it, the share through."""
 
     through: Estimate
     past: Estimate
@@ -103,28 +103,29 @@ def mediation(
         dose: the column of the treatment, such as the budget of an aimed perturbation (0 where there is none).
         mediator: what the effect may go through.
         outcome: the damage.
-        controls: what else the dose moves and the mediator goes with; effects through *them* are in neither part.
+        controls: what else the dose moves and the mediator goes with; effects through *them* are in neither part, but
+            in the total, which is that of the dose alone.
         n: replicates.
         seed: the same seed gives the same intervals.
     """
     table = panel.within([dose, mediator, outcome, *controls])
     extra = list(range(3, table.shape[1]))
 
-    def paths(weights: Floats) -> tuple[Floats, Floats]:
+    def paths(weights: Floats) -> tuple[Floats, Floats, Floats]:
         moments = _moments(table, weights)
         a = _slopes(moments, [0, *extra], 1)[:, 0]
         both = _slopes(moments, [0, 1, *extra], 2)
-        return a * both[:, 1], both[:, 0]
+        return a * both[:, 1], both[:, 0], _slopes(moments, [0], 2)[:, 0]
 
     def share(weights: Floats) -> Floats:
-        through, past = paths(weights)
+        through, _, total = paths(weights)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(through / (through + past))
+            return np.asarray(through / total)
 
     return Mediation(
         through=panel.bootstrap(lambda weights: paths(weights)[0], n, seed),
         past=panel.bootstrap(lambda weights: paths(weights)[1], n, seed),
-        total=panel.bootstrap(lambda weights: np.asarray(sum(paths(weights))), n, seed),
+        total=panel.bootstrap(lambda weights: paths(weights)[2], n, seed),
         share=panel.bootstrap(share, n, seed),
     )
 

@@ -89,15 +89,18 @@ def purified(images: Tensor, chain: Sequence[Choice], context: Context, seed: in
 def control(name: str, clean: Tensor, protected: Tensor, context: Context, seed: int = 0) -> Tensor:
     """The clean photos with something of the same L_inf that has another aim, or none.
 
-    ``shuffled`` and ``transplant`` take what these photos were protected with: its phases shuffled, or moved on by one
-    photo. Any other name is a protection, with its default settings.
+    ``shuffled``, ``matched_noise`` and ``transplant`` take what these photos were protected with: its phases shuffled,
+    noise of its spectrum, or moved on by one photo. Any other name is a protection, with its default settings.
     """
+    from redcloak.protect.matched_noise import match
     from redcloak.protect.shuffled import shuffle_phases
 
     ball = Budget.of_255(linf(protected, clean))
     offset, streams = protected - clean, generators(seed, name, len(clean))
     if name == "shuffled":
         return quantise(clean + shuffle_phases(offset, streams, turns=50), clean, ball)
+    if name == "matched_noise":
+        return quantise(clean + match(offset, streams, turns=50), clean, ball)
     if name == "transplant":
         return quantise(clean + (offset.roll(-1, 0) if len(clean) > 1 else offset.flip(-1)), clean, ball)
     entry = registry.load("protect", name)

@@ -11,6 +11,7 @@ from redcloak.api import Subject
 from redcloak.clip import Clip
 from redcloak.diagnose.misalignment import Concepts, embedded, measure
 from redcloak.errors import UserError
+from redcloak.protect.matched_noise import radial_energy
 from redcloak.suite import Suite
 
 FLAWS = ("noisy pattern", "noise", "blurry", "jpeg artifacts", "pixelated", "low quality", "high quality", "clear")
@@ -57,8 +58,23 @@ def verify(images: Tensor, clean: Tensor, suite: Suite, subject: Subject) -> dic
     return {name: found[name] for name in VERIFIED}
 
 
+def spectrum_apart(offset: Tensor, other: Tensor) -> Tensor:
+    """How far the radial spectra of perturbations ``(N, C, H, W)`` are apart, of the ``other``'s size: ``(N,)``.
+
+    ``|a - b| / |b|`` of the amplitudes ``sqrt(energy)`` of all rings and channels; NaN where ``other`` is nothing.
+    """
+    here, there = (radial_energy(each).sqrt().flatten(1) for each in (offset, other))
+    apart: Tensor = (here - there).norm(dim=1) / there.norm(dim=1)
+    return apart
+
+
 @torch.no_grad()
-def nearest_words(images: Tensor, clip: Clip, subject: Subject, words: Sequence[str] = FLAWS) -> str:
-    """Of some words the one whose prompt, "a photo of person, WORD", lies nearest to the photos on average."""
-    texts = clip.embed_texts([f"{subject.class_prompt}, {word}" for word in words]).cpu()
-    return words[int((embedded(images, clip) @ texts.T).mean(0).argmax())]
+def nearest_words(images: Tensor, clip: Clip, subject: Subject, words: Sequence[str] = FLAWS) -> tuple[str, float]:
+    """Of some words the one whose prompt, "a photo of person, WORD", lies nearest to the photos on average.
+
+    And by how much nearer, in cosine, than the prompt without it.
+    """
+    prompts = [subject.class_prompt, *(f"{subject.class_prompt}, {word}" for word in words)]
+    plain, *told = (embedded(images, clip) @ clip.embed_texts(prompts).cpu().T).mean(0).tolist()
+    best = max(range(len(words)), key=lambda index: told[index])
+    return words[best], told[best] - plain

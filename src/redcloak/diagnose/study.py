@@ -1,9 +1,10 @@
 """The causal study: how photos are perturbed and what is trained on them, so that one thing varies at a time.
 
-Arms: a protection, and controls that keep its statistics; perturbations that move only what CLIP sees, or only what the
-trainer sees; the protection re-aligned; the protected photos under words that fit them, and models with another's
-words; the red team's parts on clean photos; an adaptive protection against the whole of it. docs/causal.md tells how
-verdicts are read from them.
+Arms: a protection, and controls that keep its statistics; other protections and half the budget, for dose and response;
+perturbations that move only what CLIP sees, or only what the trainer sees; the protection re-aligned; the protected
+photos under words that fit them, and models with another's words; the red team's parts on clean photos, and purifiers
+with CDL on protected ones; an adaptive protection, against nothing and against CodeSR with CDL. docs/causal.md tells
+how verdicts are read from them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from redcloak.subjects import load_subject
 from redcloak.suite import load as load_suite
 
 CODESR = (Choice(name="codesr"),)
+PURIFIERS = ("", "ddspure", "codesr")  # with CDL, on protected photos
 SILENT = Decoupling(negative_prompt=False)  # CDL without its negative prompt
 NEGATIVE = Decoupling(train_suffix=False, infer_suffix=False)  # the negative prompt without CDL
 UNKNOWN = "noise"  # what photos are called before they are there to be looked at: for a plan
@@ -43,6 +45,7 @@ class StudyConfig(Strict):
     words: SubjectConfig = Field(SubjectConfig(), description="what all subjects are called")
     seeds: tuple[int, ...] = Field((0, 1), min_length=1)
     base: str = Field("advdm", description="the protection that is taken apart")
+    others: tuple[str, ...] = Field(("photoguard", "pid"), description="protections beside it, for dose and response")
     budget: float = Field(11.0, ge=2, le=64, description="/255, L_inf")
     ascent: int = Field(60, ge=1, description="steps of each perturbation, where it has steps")
     noise_shift: float = Field(0.12, gt=0, description="latent shift that sign noise has, root mean square")
@@ -84,24 +87,37 @@ def load(name: str, **flags: Any) -> StudyConfig:
 
 def perturbations(config: StudyConfig) -> dict[str, Choice]:
     """Every way that photos are perturbed, by its name in the tables."""
-    short = {"steps": config.ascent}
-    fields = registry.describe("protect", config.base).config.model_fields
-    own = short if "steps" in fields else {}  # an ascent in rounds has steps of its own
-    base = {"name": config.base, "settings": own}
-    both = short | {"view": "both"}
-    return {
-        "base": Choice(name=config.base, settings=own),
-        "half": Choice(name=config.base, settings=own | {"budget": config.budget / 2}),
-        "matched_noise": Choice(name="matched_noise", settings={"base": base}),
-        "shuffled": Choice(name="shuffled", settings={"base": base}),
-        "transplant": Choice(name="transplant", settings={"base": base}),
+    short, base = {"steps": config.ascent}, _at(config, config.base)
+    both, from_base = short | {"view": "both"}, {"base": base.model_dump(mode="json")}
+    held = both | {"steps": 4 * config.ascent, "tolerance": 0.075}  # less of either moves the latents too little
+    return aimed(config) | {
+        "random_noise": Choice(name="random_noise"),
+        "matched_noise": Choice(name="matched_noise", settings=from_base),
+        "shuffled": Choice(name="shuffled", settings=from_base),
+        "transplant": Choice(name="transplant", settings=from_base),
         "clip_only": Choice(name="clip_only", settings=short),
         "clip_decoded": Choice(name="clip_only", settings=short | {"view": "decoded", "tolerance": config.noise_shift}),
-        "latents_only": Choice(name="latents_only", settings=both),
-        "realign": Choice(name="realign", settings=short | {"base": base}),
-        "realign_decoded": Choice(name="realign", settings=both | {"base": base, "keeps": "size", "tolerance": 0.1}),
-        "adaptive": Choice(name="adaptive", settings={"base": base, "through": [["codesr"]]}),
+        "latents_only": Choice(name="latents_only", settings=held),
+        "realign": Choice(name="realign", settings=short | from_base),
+        "realign_decoded": Choice(name="realign", settings=both | from_base | {"keeps": "size", "tolerance": 0.1}),
     }
+
+
+def aimed(config: StudyConfig) -> dict[str, Choice]:
+    """The protections at the whole budget and at half of it, and the adaptive one: what has a dose."""
+    base = _at(config, config.base)
+    through = {"base": base.model_dump(mode="json"), "through": [["codesr"]]}
+    found = {"base": base, "half": _at(config, config.base, config.budget / 2)}
+    for name in config.others:
+        found |= {name: _at(config, name), f"{name}_half": _at(config, name, config.budget / 2)}
+    return found | {"adaptive": Choice(name="adaptive", settings=through)}
+
+
+def _at(config: StudyConfig, name: str, budget: float | None = None) -> Choice:
+    """A protection with the study's ascent; one in rounds has steps of its own."""
+    takes = "steps" in registry.describe("protect", name).config.model_fields
+    own = ({"steps": config.ascent} if takes else {}) | ({"budget": budget} if budget else {})
+    return Choice(name=name, settings=own)
 
 
 def builders(config: StudyConfig) -> dict[str, Builder]:
@@ -129,9 +145,8 @@ def photos_of(builder: Builder, choices: dict[str, Choice]) -> list[Arm]:
 def arms_of(builder: Builder, choices: dict[str, Choice], words: str = UNKNOWN) -> list[Arm]:
     """Every arm of one subject; ``words`` are what its protected photos look like to CLIP."""
     made = {name: builder.protect(choice) for name, choice in choices.items()}
-    plain = [name for name in choices if name != "adaptive"]
     arms = [builder.arm("clean", "Clean", "", builder.clean)]
-    arms += [builder.arm(name, name, "", made[name], protection=name) for name in plain]
+    arms += [builder.arm(name, name, "", node, protection=name) for name, node in made.items()]
     fitting = Decoupling(
         class_suffix=False, infer_suffix=False, negative_prompt=False, noise_token=words
     )  # the instance prompt alone says what is there
@@ -139,8 +154,11 @@ def arms_of(builder: Builder, choices: dict[str, Choice], words: str = UNKNOWN) 
     first = {arm.summary.name: arm for arm in arms}
     for part in ("identifier", "text_encoder"):
         arms.append(builder.swapped(f"swap_{part}", f"Swapped {part}", "", first["base"], first["clean"], part))
-    for name, source in (("base", made["base"]), ("adaptive", made["adaptive"])):
-        arms.append(builder.arm(f"{name}+red_team", f"{name} + red team", "", source, CODESR, True))
+    cures = [("base", purifier) for purifier in PURIFIERS] + [("adaptive", "codesr")]
+    for source, purifier in cures:
+        name = "+".join(part for part in (source, purifier, "cdl") if part)
+        chain = (Choice(name=purifier),) if purifier else ()
+        arms.append(builder.arm(name, name, "", made[source], chain, True))
     return arms + factorial(builder)
 
 

@@ -16,11 +16,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from redcloak.arms import PRIORS, Arm, Builder
 from redcloak.bench.run import STAGES, only_driver
 from redcloak.diagnose.causal_figures import dose, effects
-from redcloak.diagnose.interventions import FLAWS, VERIFIED, nearest_words, verify
-from redcloak.diagnose.study import StudyConfig, arms_of, builders, perturbations, photos_of
+from redcloak.diagnose.interventions import FLAWS, VERIFIED, nearest_words, spectrum_apart, verify
+from redcloak.diagnose.study import StudyConfig, aimed, arms_of, builders, perturbations, photos_of
 from redcloak.diagnose.verdicts import Evidence, Verdict, panel, verdicts
 from redcloak.execute import Event, run
 from redcloak.images import check_writable, load_images
@@ -33,6 +35,7 @@ from redcloak.report.template import environment
 from redcloak.store import Artifact, Store
 
 Row = dict[str, Any]
+MEASURED = (*VERIFIED, "spectrum")
 
 
 @dataclass
@@ -51,13 +54,16 @@ class Findings:
 
     @cached_property
     def verified(self) -> list[dict[str, str]]:
-        """What was done to the photos, the mean over subjects: a row for each arm."""
+        """What was done to the photos: a row for each arm with the mean over subjects, and the largest of a photo."""
         table = []
         for arm in dict.fromkeys(row["arm"] for row in self.photos):
             mine = [row for row in self.photos if row["arm"] == arm]
             common = Counter(row["words"] for row in mine).most_common(1)[0][0]
-            means = {name: f"{sum(row[name] for row in mine) / len(mine):.3f}" for name in VERIFIED}
-            table.append({"photos": arm, **means, "nearest words": common})
+            cells = {
+                name: f"{sum(row[name] for row in mine) / len(mine):.3f} ({max(row['most'][name] for row in mine):.3f})"
+                for name in MEASURED
+            }
+            table.append({"photos": arm, **cells, "nearest words": common})
         return table
 
     @cached_property
@@ -108,7 +114,11 @@ class Study:
     def targets(self) -> list[Node]:
         """What the verdicts are read from; how photos are called, which only a look at them tells, as it was last."""
         photos = _targets(self._photos())
-        return list(dict.fromkeys(photos + _targets(self._arms(self._told())))) if self.config.learn else photos
+        return list(dict.fromkeys(photos + _targets(self.arms()))) if self.config.learn else photos
+
+    def arms(self) -> dict[str, list[Arm]]:
+        """The arms of each subject."""
+        return self._arms(self._told())
 
     def plan(self) -> Plan:
         """What a run would compute."""
@@ -143,7 +153,7 @@ class Study:
             scores.write(self.out / "scores.parquet")
             names = list(dict.fromkeys(arm.summary.name for each in arms.values() for arm in each))
             learned = {name: scores.sample(name, "identity_zero") for name in names}
-            found = panel(rows, learned, {"base": 1.0, "half": 0.5})
+            found = panel(rows, learned, tuple(aimed(self.config)))
             return self._write(Findings(self.config, rows, Evidence(learned, found, self.config.margins)))
 
     def _photos(self) -> dict[str, list[Arm]]:
@@ -164,15 +174,18 @@ class Study:
             return {}
 
     def _measured(self, arms: Mapping[str, Sequence[Arm]]) -> list[Row]:
-        """What each perturbation did, the mean over a subject's photos: one row for each subject and arm."""
+        """What each perturbation did: one row for each subject and arm, of means over its photos and the ``most``."""
         suite, subject, rows = next(iter(self.builders.values())).suite, self.config.words.words, []
         for name, group in arms.items():
-            clean, *_ = made = [load_images(self._read(arm.photos).path / "images")[0] for arm in group if arm.photos]
-            for arm, images in zip(group, made, strict=True):
+            made = {a.summary.name: load_images(self._read(a.photos).path / "images")[0] for a in group if a.photos}
+            clean, base = made["clean"], made["base"]
+            for arm, images in made.items():
                 found = verify(images, clean, suite, subject)
-                values = {column: round(float(value.mean()), 5) for column, value in found.items()}
-                words = nearest_words(images, suite.clip, subject)
-                rows.append({"subject": name, "arm": arm.summary.name, **values, "words": words})
+                found["spectrum"] = spectrum_apart(images - clean, base - clean)
+                means, most = ({k: round(float(f(v)), 5) for k, v in found.items()} for f in (torch.mean, torch.amax))
+                words, gain = nearest_words(images, suite.clip, subject)
+                fits = {"words": words, "words_gain": round(gain, 5)}
+                rows.append({"subject": name, "arm": arm, **means, "most": most, **fits})
         return rows
 
     def _read(self, node: Node) -> Artifact:
@@ -218,7 +231,7 @@ def page(found: Findings, figures: Mapping[str, bytes]) -> str:
     return template.render(
         found=found,
         figures=images,
-        verified=[_words(name) for name in VERIFIED],
+        verified=[_words(name) for name in MEASURED],
         rows=rows,
         lost=[(_words(arm), value) for arm, value in found.lost.items()],
     )

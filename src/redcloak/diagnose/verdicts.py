@@ -22,8 +22,9 @@ from redcloak.diagnose.causes import Panel, mediation, partial_correlation
 from redcloak.stats import Estimate, Sample, cluster_bootstrap, paired_difference
 
 Answer = Literal["supported", "refuted", "undecided"]
-OBSERVED = ("clean", "matched_noise", "shuffled", "half", "base")  # nobody intervened on what CLIP sees of these
+UNAIMED = ("clean", "random_noise", "matched_noise", "shuffled")
 CONTROLS = ("matched_noise", "shuffled", "transplant")
+STATISTICS = ("l2", "spectrum")  # what a control shares with the protection
 
 
 class Margins(Strict):
@@ -37,7 +38,7 @@ class Margins(Strict):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found of one claim. ``figure`` is the one that shows the effect, ``why`` what the answer rests on."""
+    """What was found of one claim; ``why`` is what the answer rests on, ``figure`` the one that shows the effect."""
 
     claim: str
     words: str
@@ -71,10 +72,10 @@ class Evidence:
         return cluster_bootstrap(np.array(found), np.array(subjects))
 
 
-def panel(rows: Sequence[Mapping[str, Any]], learned: Mapping[str, Sample], doses: Mapping[str, float]) -> Panel:
+def panel(rows: Sequence[Mapping[str, Any]], learned: Mapping[str, Sample], aimed: Sequence[str] = ()) -> Panel:
     """What was done to photos (rows: ``subject``, ``arm``, numbers) beside the identity lost, where both are known.
 
-    ``doses``: the budget of an aimed perturbation; 0 where an arm is not named.
+    ``aimed``: the arms whose dose is their L_inf, as saved; that of every other arm is 0.
     """
     kept = [row for row in rows if row["arm"] in learned]
     subjects, arms = (np.array([row[name] for row in kept]) for name in ("subject", "arm"))
@@ -84,7 +85,7 @@ def panel(rows: Sequence[Mapping[str, Any]], learned: Mapping[str, Sample], dose
     }
     numbers = [name for name, value in kept[0].items() if isinstance(value, float)]
     columns = {name: np.array([row[name] for row in kept]) for name in numbers}
-    columns["dose"] = np.array([doses.get(arm, 0.0) for arm in arms])
+    columns["dose"] = np.array([row["linf"] if row["arm"] in aimed else 0.0 for row in kept])
     columns["damage"] = np.array(
         [means["clean"][subject] - means[arm][subject] for subject, arm in zip(subjects, arms, strict=True)]
     )
@@ -123,10 +124,31 @@ def _harmless(evidence: Evidence) -> str:
     return "" if presence(lost, evidence.margins.damage) == "present" else f"the protection's damage is {lost}"
 
 
-def _loose(evidence: Evidence, arm: str, column: str) -> str:
-    """Why a quantity that was to be held is not, or nothing."""
-    here, base = evidence.done(arm, column), evidence.done("base", column)
-    return "" if here.estimate <= evidence.margins.held * base.estimate else f"{column} is {here}, of {base}"
+def _loose(evidence: Evidence, arm: str, *columns: str, minus: str | None = None) -> str:
+    """Why what was to be held is not (or, ``minus`` another arm, is not the same in both), or nothing."""
+    for column in columns:
+        here, base = evidence.done(arm, column, minus), evidence.done("base", column)
+        if not here.estimate <= evidence.margins.held * base.estimate:
+            return f"{column} is {here}{f' above that of {minus}' if minus else ''}, of {base}"
+    return ""
+
+
+def _gone(evidence: Evidence, arm: str, *columns: str) -> str:
+    """Why an arm lacks what it was to share with the protection, or nothing."""
+    for column in columns:
+        here, base = evidence.done(arm, column), evidence.done("base", column)
+        if here.low <= 0 or not here.estimate >= (1 - evidence.margins.held) * base.estimate:
+            return f"{column} is {here}, of {base}"
+    return ""
+
+
+def _unlike(evidence: Evidence, arm: str) -> str:
+    """Why a control's statistics are not those of the protection, or nothing."""
+    apart, base = evidence.done(arm, "l2", "base"), evidence.done("base", "l2")
+    spectrum, held = evidence.done(arm, "spectrum"), evidence.margins.held
+    if abs(apart.estimate) > held * base.estimate:
+        return f"l2 differs by {apart}, of {base}"
+    return f"its spectrum is {spectrum} away" if spectrum.estimate > held else ""
 
 
 def _statistics(evidence: Evidence) -> Iterator[Verdict]:
@@ -135,7 +157,7 @@ def _statistics(evidence: Evidence) -> Iterator[Verdict]:
         if arm not in evidence.learned:
             continue
         apart, lost = evidence.done("base", "misalignment", arm), evidence.lost("base", arm)
-        broken = _harmless(evidence)
+        broken = _harmless(evidence) or _unlike(evidence, arm)
         if not broken and not (apart.low > 0 or apart.high < 0):
             broken = f"they are as misaligned: {apart}"
         signed = replace(lost, estimate=-lost.estimate, low=-lost.high, high=-lost.low)
@@ -145,30 +167,35 @@ def _statistics(evidence: Evidence) -> Iterator[Verdict]:
 
 
 def _targeted(evidence: Evidence) -> Iterator[Verdict]:
-    cases = {
-        "clip_only": ("2a", "Misalignment of the photo alone does damage", "latent_shift", "misalignment"),
-        "clip_decoded": ("2b", "Misalignment of what is decoded does damage, beside noise", "", "misalignment_decoded"),
-    }
-    for arm, (claim, words, held, moved) in cases.items():
-        if arm in evidence.learned:
-            broken = _loose(evidence, arm, held) if held else ""
-            here, base = evidence.done(arm, moved), evidence.done("base", moved)
-            if here.low <= 0 or here.estimate < (1 - evidence.margins.held) * base.estimate:
-                broken = f"{moved} is {here}, of {base}"
-            than = "clean" if held else "matched_noise"  # whose latents have moved, too
-            yield _judge(claim, words, evidence.lost(arm, than), evidence.margins.damage, broken, why=f"{moved} {here}")
+    margin = evidence.margins.damage
+    if "clip_only" in evidence.learned:
+        moved, words = "misalignment", "Misalignment of the photo alone does damage"
+        broken = _loose(evidence, "clip_only", "latent_shift") or _gone(evidence, "clip_only", moved)
+        why = f"{moved} {evidence.done('clip_only', moved)}"
+        yield _judge("2a", words, evidence.lost("clip_only"), margin, broken, why=why)
+    if {"clip_decoded", "random_noise"} <= set(evidence.learned):  # noise: its latents are moved as much
+        moved, words = "misalignment_decoded", "Misalignment of what is decoded does damage, beside noise"
+        broken = _loose(evidence, "clip_decoded", "latent_shift", minus="random_noise")
+        broken = broken or _gone(evidence, "clip_decoded", moved)
+        why, effect = f"{moved} {evidence.done('clip_decoded', moved)}", evidence.lost("clip_decoded", "random_noise")
+        yield _judge("2b", words, effect, margin, broken, why=why)
     if "latents_only" in evidence.learned:
-        broken = _harmless(evidence) or _loose(evidence, "latents_only", "embedding")
+        broken = _harmless(evidence) or _aligned(evidence, "latents_only")
         words, effect = "Without misalignment there is no damage", evidence.lost("latents_only")
         why = f"embedding moved by {evidence.done('latents_only', 'embedding')}"
-        yield _judge("2c", words, effect, evidence.margins.damage, broken, expects=False, why=why)
+        yield _judge("2c", words, effect, margin, broken, expects=False, why=why)
+
+
+def _aligned(evidence: Evidence, arm: str) -> str:
+    """Why an arm is not what a protection is without misalignment, in both views; or nothing."""
+    return _loose(evidence, arm, "embedding", "embedding_decoded") or _gone(evidence, arm, "latent_shift")
 
 
 def _realigned(evidence: Evidence) -> Iterator[Verdict]:
     cases = {"realign": ("3a", "photo", "embedding"), "realign_decoded": ("3b", "decoded photo", "embedding_decoded")}
     for arm, (claim, view, column) in cases.items():
         if arm in evidence.learned:
-            broken = _harmless(evidence) or _loose(evidence, arm, column)
+            broken = _harmless(evidence) or _loose(evidence, arm, column) or _gone(evidence, arm, "latent_shift")
             words, effect = f"Re-aligning the {view} alone undoes damage", evidence.lost("base", arm)
             why = f"{column} left: {evidence.done(arm, column)}"
             yield _judge(claim, words, effect, evidence.margins.damage, broken, why=why)
@@ -182,8 +209,10 @@ def _text(evidence: Evidence) -> Iterator[Verdict]:
     }
     for arm, (claim, words) in cases.items():
         if arm in evidence.learned:
-            effect = evidence.lost("base", arm)
-            yield _judge(claim, words, effect, evidence.margins.damage, _harmless(evidence))
+            gain = evidence.done("base", "words_gain") if arm == "words" else None
+            broken = f"no words are nearer than the plain prompt: {gain}" if gain and not gain.low > 0 else ""
+            effect, why = evidence.lost("base", arm), f"nearer in cosine by {gain}" if gain else ""
+            yield _judge(claim, words, effect, evidence.margins.damage, _harmless(evidence) or broken, why=why)
 
 
 def _dose(evidence: Evidence) -> Iterator[Verdict]:
@@ -192,8 +221,9 @@ def _dose(evidence: Evidence) -> Iterator[Verdict]:
     for letter, column in (("a", "misalignment"), ("b", "misalignment_decoded")):
         effect = partial_correlation(evidence.panel, column, "damage", given)
         words = f"Damage goes with {column}, given latent shift and perceptual distance"
-        yield _figure(_judge(f"5{letter}", words, effect, margins.correlation))
-    observed = evidence.panel.of(OBSERVED)
+        yield replace(_judge(f"5{letter}", words, effect, margins.correlation), figure="dose")
+    dosed = evidence.panel.arms[evidence.panel.columns["dose"] > 0]
+    observed = evidence.panel.of([*UNAIMED, *np.unique(dosed).tolist()])  # nobody intervened on what CLIP sees of these
     for letter, column in (("c", "misalignment"), ("d", "misalignment_decoded")):
         for controls in ((), given):
             found = mediation(observed, "dose", column, "damage", controls)
@@ -203,11 +233,7 @@ def _dose(evidence: Evidence) -> Iterator[Verdict]:
                 answer = "supported" if share.low > margins.share else "undecided"
                 answer = "refuted" if share.high < margins.share else answer
             words = f"Most damage goes through {column}" + (", with the controls" if controls else "")
-            yield Verdict(f"5{letter}", words, answer, share, margins.share, "dose", f"{found.through} of {total}")
-
-
-def _figure(verdict: Verdict) -> Verdict:
-    return Verdict(**{**vars(verdict), "figure": "dose"})
+            yield Verdict(f"5{letter}", words, answer, share, margins.share, why=f"{found.through} of {total}")
 
 
 def _cure(evidence: Evidence) -> Iterator[Verdict]:
@@ -218,18 +244,19 @@ def _cure(evidence: Evidence) -> Iterator[Verdict]:
             yield _judge("6", words, effect, evidence.margins.damage, expects=False)
     for arm in evidence.learned:
         if arm.startswith("base+"):
-            words, effect = f"{arm.removeprefix('base+')} with CDL undoes damage", evidence.lost("base", arm)
+            words, effect = f"{arm.removeprefix('base+')} undoes damage", evidence.lost("base", arm)
             yield _judge("6", words, effect, evidence.margins.damage, _harmless(evidence))
 
 
 def _refutations(evidence: Evidence) -> Iterator[Verdict]:
-    cases = {"realign_decoded": "embedding_decoded", "latents_only": "embedding"}
-    for arm, column in cases.items():
+    for arm in ("realign_decoded", "latents_only"):
         if arm in evidence.learned:
             words = f"Misalignment removed, the subject still not learned ({arm})"
-            broken = _loose(evidence, arm, column)
+            broken = _harmless(evidence) or _aligned(evidence, arm)
             yield _judge("7a", words, evidence.lost(arm), evidence.margins.damage, broken)
-    treated, cured = "adaptive+red_team", "clean+codesr+cdl+negative"
-    if treated in evidence.learned and cured in evidence.learned:
+    treated, cured = "adaptive+codesr+cdl", "clean+codesr+cdl+negative"
+    if {treated, cured, "adaptive"} <= set(evidence.learned):
+        lost, margin = evidence.lost("adaptive"), evidence.margins.damage
+        broken = "" if presence(lost, margin) == "present" else f"the adaptive protection's damage is {lost}"
         effect = evidence.lost(treated, cured)
-        yield _judge("7b", "The red team fails on an adaptive protection", effect, evidence.margins.damage)
+        yield _judge("7b", "The red team fails on an adaptive protection", effect, margin, broken)

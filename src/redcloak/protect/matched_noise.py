@@ -75,3 +75,9 @@ def radial_power(offset: Tensor, rings: Tensor) -> Tensor:
     power, index = torch.fft.rfft2(offset).abs().pow(2).flatten(2), rings.flatten()
     total = torch.zeros(*power.shape[:2], int(index.max()) + 1, device=offset.device).index_add(2, index, power)
     return total / torch.bincount(index, minlength=total.shape[-1]).clamp_min(1)
+
+
+def radial_energy(offset: Tensor) -> Tensor:
+    """The energy of perturbations ``(N, C, H, W)`` in each ring of their spectrum: ``(N, C, rings)``."""
+    rings = radii(*offset.shape[-2:]).to(offset.device)
+    return radial_power(offset, rings) * torch.bincount(rings.flatten())
