@@ -108,7 +108,7 @@ def aimed(config: StudyConfig) -> dict[str, Choice]:
     base = _at(config, config.base)
     through = {"base": base.model_dump(mode="json"), "through": [["codesr"]]}
     found = {"base": base, "half": _at(config, config.base, config.budget / 2)}
-    for name in config.others:
+    for name in (each for each in config.others if each != config.base):
         found |= {name: _at(config, name), f"{name}_half": _at(config, name, config.budget / 2)}
     return found | {"adaptive": Choice(name="adaptive", settings=through)}
 
