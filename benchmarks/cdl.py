@@ -3,7 +3,8 @@
 Three switches, on or off: the noise is *named* in the instance prompt, *denied* in the class prompt, denied when
 *sampling* (with the negative prompt). Then the names: fixed text, or K new words that train, the same for all photos,
 others for each, or one for each cluster of residuals. All on protected photos, on protected ones after CodeSR, and on
-clean ones, where there is nothing to decouple. ``--purifiers``: every purifier that runs here, with and without CDL.
+clean ones, where there is nothing to decouple. ``--purifiers``: every purifier that runs here, with and without CDL,
+and what CDL adds to it.
 
 Arms that differ only in sampling share their trainings. Identity counts "no face" as 0. Resumable: the same command
 goes on where it was killed; ``--plan`` says what is left to run, ``--short`` cuts every loop, to prove that it runs.
@@ -26,7 +27,7 @@ from redcloak.config import AuditConfig, Choice
 from redcloak.matrix import Graph, plan
 from redcloak.prompts import Decoupling
 from redcloak.report.table import Table
-from redcloak.stats import Estimate, Sample, cluster_bootstrap, compare
+from redcloak.stats import Comparison, Estimate, Sample, cluster_bootstrap, compare
 from redcloak.store import Store
 from redcloak.subjects import load_subject
 from redcloak.suite import load
@@ -134,20 +135,37 @@ def tables(scores: Table, args: argparse.Namespace, purifiers: Sequence[str]) ->
         for family in families(scores, args, source) if args.subjects > 1 else ():
             found["effects"] |= effects(source, family)
     if purifiers:
-        print("\n### Purifiers, identity\n\n| purifier | alone | with CDL |\n|---|---|---|")
-        for name in purifiers:
+        heads = ["purifier", "alone", "with CDL", *tested_heads(len(purifiers))]
+        print("\n### Purifiers, identity\n\n| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
+        for name, one in compare(with_and_without(scores, purifiers)).items():
             cells = [str(interval(scores, arm, METRICS[0])) for arm in (name, f"{name} + CDL")]
             found["purifiers"][name] = cells
-            print(f"| {name} | " + " | ".join(cells) + " |")
+            if args.subjects > 1:
+                found["effects"][f"purifiers: {name} + CDL - {name}"] = [str(one.difference), one.adjusted]
+            print(f"| {name} | " + " | ".join([*cells, *tested(one)]) + " |")
     return found
+
+
+def with_and_without(scores: Table, purifiers: Sequence[str]) -> dict[str, tuple[Sample, Sample]]:
+    """Identity of each purifier with CDL, and alone."""
+    return {name: (scores.sample(f"{name} + CDL", METRICS[0]), scores.sample(name, METRICS[0])) for name in purifiers}
+
+
+def tested_heads(tests: int) -> list[str]:
+    return ["difference", f"p (Holm of {tests})", "smallest detectable"]
+
+
+def tested(one: Comparison) -> list[str]:
+    """A comparison as cells of a table: nan where one subject allows no test, inf where so few can find nothing."""
+    return [str(one.difference), f"{one.adjusted:.3f}", f"{one.detectable:.3f}"]
 
 
 def effects(source: str, family: dict[str, tuple[Sample, Sample]]) -> dict[str, Any]:
     """Print one family of comparisons of identity, corrected among themselves."""
     compared = compare(family)
-    print(f"\n| {source}: identity | difference | p (Holm of {len(family)}) |\n|---|---|---|")
+    print(f"\n| {source}: identity | {' | '.join(tested_heads(len(family)))} |\n|---|---|---|---|")
     for name, one in compared.items():
-        print(f"| {name} | {one.difference} | {one.adjusted:.3f} |")
+        print(f"| {name} | {' | '.join(tested(one))} |")
     needed = next(iter(compared.values())).needed
     print(f"\nTests of this family can reach p < 0.05 from {needed} subjects on.")
     return {f"{source}: {name}": [str(one.difference), one.adjusted] for name, one in compared.items()}

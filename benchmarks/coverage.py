@@ -2,12 +2,14 @@
 
 Draws scores of subjects, seeds of each and pictures of each, around a known mean, asks :mod:`redcloak.stats` for its
 interval, and counts. Beside it, on the same data: redrawing seeds within redrawn subjects, which counts the spread of
-runs twice, and taking each picture for an independent observation. The second table is of ``recovered``, a ratio.
+runs twice, and taking each picture for an independent observation. The second table is of one subject, where the seeds
+stand for what is independent; the third of ``recovered``, a ratio. ``--tables`` chooses.
 """
 
 from __future__ import annotations
 
 import argparse
+from itertools import product
 from math import sqrt
 
 import numpy as np
@@ -18,6 +20,9 @@ from redcloak.stats import Sample, cluster_bootstrap, recovered
 SUBJECTS = (2, 3, 4, 5, 6, 8, 10, 12, 16)
 RATIOS = (0.5, 1.0, 2.0)  # the SD of runs beside that of subjects
 SEEDS, PICTURES = 2, 4
+ALONE = (2, 3, 5)  # seeds of one subject
+ALONE_RATIOS = (0.3, 1.0, 3.0)  # the SD of runs beside that of pictures
+ALONE_PICTURES = 16
 REPLICATES = 2000
 
 
@@ -62,6 +67,17 @@ def mean_row(subjects: int, ratio: float, runs: int, seed: int) -> list[str]:
     return [f"{share:.1%}" for share in hits / runs]
 
 
+def alone_row(seeds: int, ratio: float, runs: int, seed: int) -> str:
+    """Coverage of one subject's own mean, from a few training runs of it."""
+    rng, hits = np.random.default_rng([seed, seeds, int(10 * ratio)]), 0
+    for _ in range(runs):
+        run = ratio * rng.normal(size=(1, seeds, 1))
+        flat = sample(run + rng.normal(size=(1, seeds, ALONE_PICTURES)))
+        found = cluster_bootstrap(flat.values, flat.subjects, subclusters=flat.seeds, n=REPLICATES)
+        hits += found.low <= 0 <= found.high
+    return f"{hits / runs:.1%}"
+
+
 def ratio_row(subjects: int, runs: int, seed: int) -> list[str]:
     """Coverage of a share of 75% that was won back, and in how many runs it was undecided."""
     rng, hits, decided = np.random.default_rng([seed, subjects]), 0, 0
@@ -74,22 +90,38 @@ def ratio_row(subjects: int, runs: int, seed: int) -> list[str]:
     return [f"{hits / decided:.1%}" if decided else "-", f"{1 - decided / runs:.0%}"]
 
 
+def means(runs: int, seed: int) -> None:
+    print("| subjects | SD of runs / of subjects | redcloak | seeds drawn again too | pictures as independent |")
+    print("|---|---|---|---|---|")
+    for subjects, ratio in product(SUBJECTS, RATIOS):
+        print(f"| {subjects} | {ratio:g} | {' | '.join(mean_row(subjects, ratio, runs, seed))} |", flush=True)
+
+
+def alone(runs: int, seed: int) -> None:
+    heads = [f"SD of runs / of pictures {ratio:g}" for ratio in ALONE_RATIOS]
+    print(f"| seeds of one subject | {' | '.join(heads)} |\n|---|---|---|---|")
+    for seeds in ALONE:
+        print(f"| {seeds} | {' | '.join(alone_row(seeds, ratio, runs, seed) for ratio in ALONE_RATIOS)} |", flush=True)
+
+
+def shares(runs: int, seed: int) -> None:
+    print("| subjects | share won back | undecided |\n|---|---|---|")
+    for subjects in SUBJECTS:
+        print(f"| {subjects} | {' | '.join(ratio_row(subjects, runs, seed))} |", flush=True)
+
+
+TABLES = {"means": means, "alone": alone, "shares": shares}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=2000, help="simulated studies of each row (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES))
     args = parser.parse_args()
-    print("| subjects | SD of runs / of subjects | redcloak | seeds drawn again too | pictures as independent |")
-    print("|---|---|---|---|---|")
-    for subjects in SUBJECTS:
-        for ratio in RATIOS:
-            print(
-                f"| {subjects} | {ratio:g} | {' | '.join(mean_row(subjects, ratio, args.runs, args.seed))} |",
-                flush=True,
-            )
-    print("\n| subjects | share won back | undecided |\n|---|---|---|")
-    for subjects in SUBJECTS:
-        print(f"| {subjects} | {' | '.join(ratio_row(subjects, args.runs, args.seed))} |", flush=True)
+    for name in args.tables:
+        TABLES[name](args.runs, args.seed)
+        print()
 
 
 if __name__ == "__main__":

@@ -10,12 +10,15 @@ from itertools import product
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from redcloak.arms import Builder
 from redcloak.backbone import Backbone
 from redcloak.config import AuditConfig
 from redcloak.matrix import Graph
+from redcloak.report.table import Row, Table
+from redcloak.stats import Sample
 from redcloak.subjects import load_subject
 from redcloak.suite import Suite, load
 
@@ -72,6 +75,38 @@ def test_the_factorial_is_the_eight_cells(cdl: ModuleType):
         assert bool(words.negative) == sampled
         said.add((name, words))
     assert len(said) == 8
+
+
+def test_what_cdl_adds_to_a_purifier_is_tested_over_people(cdl: ModuleType, capsys: pytest.CaptureFixture[str]):
+    rng, gains = np.random.default_rng(0), {"jpeg": 0.3, "tvm": 0.0}
+    rows = [
+        Row(f"s{person}", arm, 0, "generated", "", "0.png", "identity_zero", 0.3 + added + 0.02 * rng.normal())
+        for person in range(8)
+        for name, gain in gains.items()
+        for arm, added in ((name, 0.0), (f"{name} + CDL", gain))
+    ]
+    args = argparse.Namespace(parts=[], sources=[], subjects=8)
+    found = cdl.tables(Table.of(rows), args, list(gains))
+    table = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert table[0][3:] == ["difference", "p (Holm of 2)", "smallest detectable"]
+    jpeg, tvm = table[1:]
+    assert jpeg[:4] == ["jpeg", *found["purifiers"]["jpeg"], found["effects"]["purifiers: jpeg + CDL - jpeg"][0]]
+    assert float(jpeg[3].split()[0]) == pytest.approx(0.3, abs=0.03)
+    assert float(jpeg[4]) == pytest.approx(2 * 2**-7, abs=5e-4)
+    assert float(tvm[4]) > 0.05
+    assert 0 < float(tvm[5]) < 0.1
+
+
+def test_a_family_says_what_it_could_have_found(cdl: ModuleType, capsys: pytest.CaptureFixture[str]):
+    people = np.array([f"s{person}" for person in range(7)])
+    low, seeds = np.random.default_rng(1).normal(0.4, 0.02, 7), np.zeros(7, dtype=np.int64)
+    pair = Sample(low + 0.1, people, seeds), Sample(low[::-1], people, seeds)
+    cdl.effects("clean", dict.fromkeys("ab", pair))
+    head, _, first, _ = capsys.readouterr().out.strip().splitlines()[:4]
+    assert head == "| clean: identity | difference | p (Holm of 2) | smallest detectable |"
+    assert 0 < float(first.strip("| ").split(" | ")[-1]) < 0.2
+    cdl.effects("clean", dict.fromkeys("abcd", pair))
+    assert capsys.readouterr().out.count("| inf |") == 4
 
 
 def _person():

@@ -326,6 +326,14 @@ def test_the_page_says_what_the_report_says_in_order():
     assert "One subject" not in text
 
 
+@pytest.mark.parametrize(
+    ("subjects", "seeds", "said"), [(1, 1, True), (1, 7, True), (1, 8, False), (2, 2, False), (8, 2, False)]
+)
+def test_the_page_says_where_so_few_runs_make_intervals_too_short(subjects, seeds, said):
+    text = Page(render(made(table(subjects=subjects, seeds=seeds, pictures=1)), {})).text
+    assert text.count("With so few training runs intervals tend to be too short") == (2 if said else 0)
+
+
 def test_the_page_shows_the_flags_with_their_section():
     report = made(flags=run_checks(finished(held_out=False)))
     text = Page(render(report, {})).text

@@ -21,6 +21,8 @@ from redcloak.report.figures import one_by_one, perturbation, plots
 from redcloak.report.model import PLOTTED, Arm, Report
 from redcloak.report.table import Source, Table, write_whole
 from redcloak.report.template import environment
+from redcloak.stats import Estimate
+from redcloak.stats.bootstrap import FEW
 
 SHOWN = 6  # photos of an arm, and generated pictures of each of its seeds
 LARGEST = 256  # pixels: a larger picture is embedded at this size, to keep the page light
@@ -119,8 +121,14 @@ def render(report: Report, pictures: Mapping[str, ArmPictures]) -> str:
         strips=_strips(report.arms, pictures),
         config=yaml.safe_dump(report.model_dump(mode="json")["config"], sort_keys=False, allow_unicode=True),
         restricted=[method for method in report.methods if not method.free],
+        few_runs=_few_runs(report.verdict.interval),
         isnan=isnan,
     )
+
+
+def _few_runs(interval: Estimate) -> bool:
+    """Whether it speaks of so few training runs of one subject that it tends to be too short."""
+    return interval.over == "pictures" or (interval.over == "seeds" and interval.clusters < FEW)
 
 
 def _columns(report: Report, source: Source) -> list[str]:

@@ -13,7 +13,7 @@ from redcloak.api import Interval
 from redcloak.stats.bootstrap import paired_difference
 from redcloak.stats.effects import cliffs_delta, cohen_dz, rank_biserial
 from redcloak.stats.paired import holm, signed_rank, subject_differences
-from redcloak.stats.power import ALPHA, POWER, smallest_effect, subjects_needed
+from redcloak.stats.power import ALPHA, smallest_effect, subjects_needed
 from redcloak.stats.sample import Estimate, Floats, Sample
 
 
@@ -29,8 +29,8 @@ class Comparison:
         effect: Cohen's d_z, with few subjects in mind.
         rank_biserial: from -1 (every subject below) to 1 (every subject above).
         cliffs_delta: the same between the subjects' means of both arms, as if they were not paired.
-        detectable: the smallest difference that a study of this size finds in 80 of 100 cases, in units of the score,
-            at the level of the family's strictest test; infinite where the signed-rank test cannot reach it.
+        detectable: the smallest difference that this test finds in 80 of 100 studies of this size, in units of the
+            score, at the level of Holm's first step; infinite where the test cannot reach it.
         left_out: subjects that only one of the arms has scores of.
     """
 
@@ -104,4 +104,4 @@ def _detectable(a: Sample, b: Sample, tests: int) -> float:
         return nan
     if len(differences) < subjects_needed(tests):
         return float("inf")
-    return smallest_effect(len(differences), ALPHA / max(tests, 1), POWER) * float(differences.std(ddof=1))
+    return smallest_effect(len(differences), ALPHA / max(tests, 1)) * float(differences.std(ddof=1))

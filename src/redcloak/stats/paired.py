@@ -35,12 +35,12 @@ def signed_rank(differences: Floats) -> float:
         return nan
     ranks, signs = signed_ranks(differences)
     doubled = np.rint(2 * ranks).astype(np.int64)  # shared ranks are halves; doubled they count steps
-    chances = _sums(doubled)
+    chances = chances_of_sums(doubled)
     above = int(doubled[signs > 0].sum())
     return min(1.0, 2 * float(min(chances[: above + 1].sum(), chances[above:].sum())))
 
 
-def _sums(steps: Ints) -> Floats:
+def chances_of_sums(steps: Ints) -> Floats:
     """The chance of each sum of the steps whose coin shows heads."""
     chances = np.zeros(int(steps.sum()) + 1)
     chances[0] = 1.0
