@@ -455,6 +455,8 @@ def bad(here: Path, suite, photos, tmp_path_factory) -> Path:
     (folder / "unknown.yaml").write_text("photoz: x")
     (folder / "broken.yaml").write_text("photos: [")
     (folder / "word.yaml").write_text("photos")
+    (folder / "several.yaml").write_text("photos: [drawn:1, drawn:2]")
+    (folder / "nobody.yaml").write_text("photos: []")
     spec = {"name": "away", "title": "elsewhere", "resolution": 64, "backbone": "nobody/no-such-model"}
     (folder / "hub" / "suite.yaml").write_text(yaml.safe_dump(spec))
     shutil.copytree(suite, folder / "pickle")
@@ -482,6 +484,17 @@ MISTAKES = {
     "a huge PNG, audited": ("audit {bad}/huge", "is 30000x30000, over 64 million pixels"),
     "one photo, audited": ("audit {bad}/one --suite {suite}", "1 photo found, DreamBooth needs at least 2"),
     "one photo, learnt": ("personalize {bad}/one --suite {suite}", "1 photo found, DreamBooth needs at least 2"),
+    "one photo of a second, audited": ("audit drawn:1 {bad}/one --suite {suite}", "one': 1 photo found"),
+    "a subject twice": (
+        "audit drawn:1 {photos} {photos}/. --suite {suite}",
+        "/.' has the same photos as '{photos}'; people count once, drop one.",
+    ),
+    "several, protected": ("protect --config {bad}/several.yaml", "photos = ['drawn:1', 'drawn:2']: name one subject"),
+    "several by another tool": (
+        "audit drawn:1 drawn:2 --already-protected {photos} --suite {suite}",
+        "it goes with one folder of photos, not with 2; audit each by itself.",
+    ),
+    "a list of nobody": ("audit --config {bad}/nobody.yaml", "photos = []: write a folder or drawn:N, or a list"),
     "no photos": ("audit", "PHOTOS is missing"),
     "no reference": ("score {photos}", "--reference is missing"),
     "unknown protection": ("audit {photos} --protection asppl --suite {suite}", "did you mean 'aspl' or 'easpl'?"),
@@ -557,7 +570,7 @@ def test_a_mistake_is_one_line(mistake: str, here: Path, bad: Path, suite, photo
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.startswith("error: ")
-    assert said in told.err
+    assert said.replace("{photos}", photos) in told.err
     assert told.err.count("\n") == 1
     assert os.listdir(here) == []
 

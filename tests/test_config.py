@@ -50,6 +50,16 @@ def test_a_resolved_configuration_reads_back_as_itself(text: str, tmp_path: Path
     assert json.loads(json.dumps(config.key_fields())) == config.key_fields(), "the key is made of JSON values"
 
 
+def test_photos_are_one_subject_or_a_list(tmp_path: Path):
+    one, several = written("photos: [drawn:1]", tmp_path / "1.yaml"), written("photos: [a, b]", tmp_path / "2.yaml")
+    assert one == AuditConfig(photos="drawn:1")
+    assert (one.folder, one.folders) == ("drawn:1", ("drawn:1",))
+    assert [each.folder for each in several.one_by_one()] == ["a", "b"]
+    assert written(yaml.safe_dump(several.model_dump(mode="json")), tmp_path / "3.yaml") == several
+    with pytest.raises(UserError, match=r"photos = \['a', 'b'\]: name one subject"):
+        assert several.folder
+
+
 def test_where_it_runs_is_no_part_of_the_key():
     here = AuditConfig(photos="drawn:1")
     where = {"device": "cuda", "memory": "low", "workers": 9, "executor": "ray", "threads": 3}

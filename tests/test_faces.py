@@ -209,8 +209,10 @@ def test_an_audit_looks_at_the_faces_before_it_trains(suite_folder: Path, two_pe
     both = {"suite": str(suite), "protection": {"name": "none"}, "class_images": 0}
     strangers = Audit.prepare(AuditConfig(photos=str(tmp_path / "two"), **both), tmp_path / "out")._strangers()
     assert strangers == "002.png, 003.png seem to show someone else than the rest."
+    several = AuditConfig(photos=("drawn:7", str(tmp_path / "two")), **both)
+    assert f"two: {strangers}" in str(Audit.prepare(several, tmp_path / "out")._strangers())
     faceless = AuditConfig(photos=str(tmp_path / "none"), **both)
-    with pytest.raises(UserError, match="dlib finds no face in any of the 3 photos"):
+    with pytest.raises(UserError, match=r"photos = '.*/none': dlib finds no face in any of the 3 photos"):
         Audit.prepare(faceless, tmp_path / "out").run()
     assert not list((tmp_path / "out").glob("store/*/*")), "nothing was made"
     of_things = Audit.prepare(faceless.model_copy(update={"metrics": ("quality", "clip_i")}), tmp_path / "out")

@@ -149,18 +149,18 @@ class Builder:
 
     def _photos(self, photos: Photos, split: str) -> Node:
         config = {"digest": photos.digest, "size": self.suite.spec.resolution, "split": split}
-        source = self.config.already_protected or self.config.photos
-        return self.graph.add("photos", config, transport={"photos": source}, label=f"{split} photos")
+        transport = {"photos": self.config.clean_folder}
+        return self.graph.add("photos", config, transport=transport, label=f"{split} photos")
 
     def _given(self, photos: Photos) -> Node:
         """Photos that another tool protected, paired with the clean ones."""
         config = {
-            "digest": folder_digest(Path(self.config.photos)),
+            "digest": folder_digest(Path(self.config.folder)),
             "size": self.suite.spec.resolution,
             "split": "protected",
             "names": list(photos.train_names),
         }
-        transport = {"photos": self.config.already_protected, "protected": self.config.photos}
+        transport = {"photos": self.config.already_protected, "protected": self.config.folder}
         return self.graph.add("photos", config, {"clean": self.clean}, transport=transport, label="protected photos")
 
     def _class_images(self) -> Node:

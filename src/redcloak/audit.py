@@ -1,10 +1,10 @@
-"""One audit: every arm of one subject and one protection, from photos to a report."""
+"""One audit: every arm of each subject under one protection, from photos to a report."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from redcloak.checks import Run, run_checks
 from redcloak.config import AuditConfig, Choice
 from redcloak.errors import UserError
 from redcloak.execute import Event, run
-from redcloak.images import check_writable, list_images, read_image, to_tensor
+from redcloak.images import check_writable, list_images, read_image
 from redcloak.matrix import Graph, Node, Plan
 from redcloak.matrix import plan as plan_graph
 from redcloak.places import open_store
@@ -29,7 +29,7 @@ from redcloak.report.model import MethodUsed, Report, summarise
 from redcloak.report.table import Table, write_whole
 from redcloak.report.verdict import verdict
 from redcloak.store import Artifact, Store
-from redcloak.subjects import Photos, load_subject, pair
+from redcloak.subjects import Photos, load_subjects, pair
 from redcloak.suite import Suite
 from redcloak.suite import load as load_suite
 
@@ -38,13 +38,16 @@ RESEARCH_ONLY = ("non-commercial", "research use", "agpl", "gpl")
 
 @dataclass
 class Audit:
-    """An audit that is set up but not run: its arms, its graph and its store."""
+    """An audit that is set up but not run: its arms, its graph and its store.
+
+    ``builders`` and ``arms_of`` are by subject, as the tables name it; all subjects have the same arms.
+    """
 
     config: AuditConfig
     out: Path
-    photos: Photos
     suite: Suite
-    arms: list[Arm]
+    builders: dict[str, Builder]
+    arms_of: dict[str, list[Arm]]
     graph: Graph
     store: Store
 
@@ -56,17 +59,23 @@ class Audit:
             UserError: whatever is wrong, in one line.
         """
         suite = load_suite(config.suite, config.machine)
-        photos = load_subject(config.already_protected or config.photos, suite.spec.resolution)
-        if config.already_protected:
-            pair(Path(config.already_protected), Path(config.photos), suite.spec.resolution)
+        photos = _load(config, suite.spec.resolution)
         _check_prompts(config)
         protocols.changed(config)
-        builder = Builder(config, suite, photos)
-        arms = builder.arms()
+        graph = Graph()
+        each = zip(_names(photos), config.one_by_one(), photos.values(), strict=True)
+        builders = {name: Builder(alone, suite, mine, graph) for name, alone, mine in each}
+        arms = {name: builder.arms() for name, builder in builders.items()}
         suite.check("backbone", *(slot for kind, choice in chosen(config) for slot in _needs(suite, kind, choice)))
-        check_words(suite.tokenizer, config.subject.words, config.decoupling, builder.prompts)
+        prompts = next(iter(builders.values())).prompts
+        check_words(suite.tokenizer, config.subject.words, config.decoupling, prompts)
         check_writable(out)
-        return cls(config, out, photos, suite, arms, builder.graph, open_store(store or out / "store"))
+        return cls(config, out, suite, builders, arms, graph, open_store(store or out / "store"))
+
+    @property
+    def arms(self) -> list[Arm]:
+        """Every arm of every subject."""
+        return [arm for arms in self.arms_of.values() for arm in arms]
 
     def targets(self) -> list[Node]:
         """The nodes that the report is read from."""
@@ -91,9 +100,13 @@ class Audit:
             executor=self.config.executor,
             threads=self.config.threads,
         )
-        scores = Table.of(row for arm in self.arms for row in arm.rows(self.photos.name, self._artifact))
+        scores = Table.of(
+            row for name, arms in self.arms_of.items() for arm in arms for row in arm.rows(name, self._artifact)
+        )
         report = self._report(scores, strangers)
-        build(report, {arm.summary.name: self._pictures(arm) for arm in self.arms}, scores, self.out)
+        first, arms = next(iter(self.arms_of.items()))  # the pictures of all would make the page too heavy to open
+        pictures = {arm.summary.name: self._pictures(arm) for arm in arms}
+        build(report, pictures, scores, self.out, first if len(self.arms_of) > 1 else "")
         return report
 
     def _artifact(self, node: Node) -> Artifact:
@@ -116,35 +129,42 @@ class Audit:
     def _images(self, node: Node | None) -> Sequence[Any]:
         return [read_image(path) for path in list_images(self._artifact(node).path / "images")] if node else []
 
-    def _summary(self, arm: Arm) -> Any:
-        """The arm with what only the run can tell: seconds, and how much its purifiers changed."""
-        nodes = {node.key: node for node in (*arm.models, *(node for _, node in (*arm.generated, *arm.scores)))}
-        manifests = [found.manifest for key in nodes if (found := self.store.find(key))]
-        change = None
-        if arm.trained_on and arm.trained_on.stage == "purify":
-            change = self._artifact(arm.trained_on).manifest.notes["largest_change"]
-        share = None
-        if arm.photos and arm.photos.stage == "protect":
-            share = self._artifact(arm.photos).manifest.notes.get("lens_gradient")
-        seconds = round(sum(manifest.wall_seconds for manifest in manifests), 1)
-        return arm.summary.model_copy(
-            update={"purifier_steps": change, "lens_gradient": share, "wall_seconds": seconds}
+    def _summary(self, arms: Sequence[Arm]) -> Any:
+        """One arm of all subjects with what only the run can tell: seconds, and how much its purifiers changed."""
+        nodes = [node for arm in arms for node in (*arm.models, *(node for _, node in (*arm.generated, *arm.scores)))]
+        manifests = [
+            found.manifest for key in dict.fromkeys(node.key for node in nodes) if (found := self.store.find(key))
+        ]
+        changes = self._notes((arm.trained_on for arm in arms), "purify", "largest_change")
+        shares = self._notes((arm.photos for arm in arms), "protect", "lens_gradient")
+        return arms[0].summary.model_copy(
+            update={
+                "purifier_steps": max(changes, default=None),
+                "lens_gradient": min(shares, default=None),
+                "wall_seconds": round(sum(manifest.wall_seconds for manifest in manifests), 1),
+            }
         )
+
+    def _notes(self, nodes: Iterable[Node | None], stage: str, name: str) -> list[Any]:
+        """What the nodes of one stage noted under a name, where they noted it."""
+        notes = [self._artifact(node).manifest.notes for node in nodes if node and node.stage == stage]
+        return [each[name] for each in notes if each.get(name) is not None]
 
     def _strangers(self) -> str | None:
         """What is wrong with the faces of the photos, where any score looks at faces; nothing is trained before."""
         needed = [slot for kind, choice in chosen(self.config) for slot in _needs(self.suite, kind, choice)]
         if "faces" not in needed:
             return None
-        from redcloak.detection import one_person
+        from redcloak.detection import strangers
 
-        photos = self.photos
-        pictures = (photos.train, photos.reference) if photos.held_out else (photos.train,)
-        names = photos.train_names + (photos.reference_names if photos.held_out else ())
-        return one_person(to_tensor([picture for split in pictures for picture in split]), names, self.suite.faces)
+        faces = self.suite.faces
+        found = {name: strangers(each.photos, each.config.clean_folder, faces) for name, each in self.builders.items()}
+        several = len(found) > 1
+        return " ".join(f"{name}: {said}" if several else said for name, said in found.items() if said) or None
 
     def _report(self, scores: Table, strangers: str | None) -> Report:
-        arms = tuple(self._summary(arm) for arm in self.arms)
+        arms = tuple(map(self._summary, zip(*self.arms_of.values(), strict=True)))
+        names = list(self.builders)
         metrics = self._metrics()
         surrogate = self._surrogate()
         finished = Run(
@@ -152,7 +172,7 @@ class Audit:
             arms=arms,
             budget=Budget.of_255(self.config.budget),
             metrics=metrics,
-            held_out=self.photos.held_out,
+            held_out=all(builder.photos.held_out for builder in self.builders.values()),
             surrogate=surrogate,
             victim=self.suite.name,
             strangers=strangers,
@@ -164,7 +184,7 @@ class Audit:
         return Report(
             redcloak_version=__version__,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            subject=self.photos.name,
+            subject=names[0] if len(names) == 1 else f"{len(names)} subjects",
             verdict=verdict(scores, arms),
             command=command(self.config, self.out),
             protocol=protocols.told(self.config),
@@ -255,6 +275,26 @@ def _needs(suite: Suite, kind: Kind, choice: Choice) -> tuple[str, ...]:
 def command(config: AuditConfig, out: Path) -> str:
     """What to type to make the same report again."""
     return shlex.join(["redcloak", "audit", "--config", str(out / "audit.yaml"), "--out", str(out)])
+
+
+def _load(config: AuditConfig, size: int) -> dict[str, Photos]:
+    """The clean photos of each subject, by where they are."""
+    if not config.already_protected:
+        return load_subjects(config.folders, size, "photos")
+    if len(config.folders) > 1:
+        raise UserError(
+            f"already_protected = {config.already_protected!r}: it goes with one folder of photos, not with "
+            f"{len(config.folders)}; audit each by itself."
+        )
+    photos = load_subjects([config.already_protected], size, "already_protected")
+    pair(Path(config.already_protected), Path(config.folder), size)
+    return photos
+
+
+def _names(photos: Mapping[str, Photos]) -> list[str]:
+    """What tables call each subject: its folder's name, or the whole path where others share that name."""
+    names = [each.name for each in photos.values()]
+    return [path if names.count(name) > 1 else name for path, name in zip(photos, names, strict=True)]
 
 
 def _check_prompts(config: AuditConfig) -> None:

@@ -148,9 +148,11 @@ class SubjectConfig(Strict):
 
 
 class AuditConfig(Strict):
-    """One audit: every arm of one subject and one protection. ``redcloak audit --config`` reads it back."""
+    """One audit: every arm of one protection. ``redcloak audit --config`` reads it back."""
 
-    photos: str = Field(description="a folder of photos of one subject, or drawn:N")
+    photos: str | tuple[str, ...] = Field(
+        description="a folder of photos of one subject, or drawn:N; a list of them for several subjects"
+    )
     already_protected: str | None = Field(
         None, description="the clean photos, where `photos` were protected by another tool"
     )
@@ -189,6 +191,20 @@ class AuditConfig(Strict):
     threads: int | None = transport(None, ge=1, le=1024, description="threads of a worker; by default cores / workers")
     executor: str = transport("local", description="local, ray, or ray:ADDRESS of a cluster; see docs/cluster.md")
 
+    @field_validator("photos", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        """A list of one is that one, so that both are the same configuration."""
+        if isinstance(value, str):
+            return value
+        if (
+            not isinstance(value, list | tuple)
+            or not value
+            or not all(isinstance(each, str) and each for each in value)
+        ):
+            raise UserError(f"photos = {value!r}: write a folder or drawn:N, or a list of them.")
+        return value[0] if len(value) == 1 else value
+
     @field_validator("metric_settings")
     @classmethod
     def _known(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -202,6 +218,31 @@ class AuditConfig(Strict):
     def metric(self, name: str) -> Choice:
         """A metric with its settings."""
         return Choice(name=name, settings=self.metric_settings.get(name, {}))
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The photos of each subject: a folder, or drawn:N."""
+        return (self.photos,) if isinstance(self.photos, str) else self.photos
+
+    @property
+    def folder(self) -> str:
+        """The photos of the only subject.
+
+        Raises:
+            UserError: there are several.
+        """
+        if not isinstance(self.photos, str):
+            raise UserError(f"photos = {list(self.photos)}: name one subject; only `redcloak audit` takes several.")
+        return self.photos
+
+    @property
+    def clean_folder(self) -> str:
+        """The clean photos of the only subject, whoever protected them."""
+        return self.already_protected or self.folder
+
+    def one_by_one(self) -> list[AuditConfig]:
+        """The same configuration for each subject alone."""
+        return [self.model_copy(update={"photos": each}) for each in self.folders]
 
     @property
     def machine(self) -> Machine:

@@ -16,6 +16,7 @@ from torch import Tensor
 from redcloak.errors import UserError
 from redcloak.faces import FaceBackend, Faces
 from redcloak.images import read_image, to_tensor
+from redcloak.subjects import Photos
 
 
 class Outcome(StrEnum):
@@ -81,8 +82,8 @@ def people(faces: Faces, same: float) -> list[list[int]]:
     return sorted(groups, key=len, reverse=True)
 
 
-def one_person(images: Tensor, names: Sequence[str], backend: FaceBackend) -> str | None:
-    """What is wrong with the photos of one person, in a sentence; None where nothing is.
+def one_person(images: Tensor, names: Sequence[str], backend: FaceBackend, where: str = "photos") -> str | None:
+    """What is wrong with the photos of one person, in a sentence; None where nothing is. ``where`` they are from.
 
     Raises:
         UserError: no face was found in any of them.
@@ -90,7 +91,7 @@ def one_person(images: Tensor, names: Sequence[str], backend: FaceBackend) -> st
     faces = backend(images)
     if not bool(faces.found.any()):
         raise UserError(
-            f"photos: {backend.name} finds no face in any of the {len(names)} photos, so identity cannot be scored; "
+            f"{where}: {backend.name} finds no face in any of the {len(names)} photos, so identity cannot be scored; "
             "choose photos with a face, or other metrics in the configuration (metrics: [clip_i, quality])."
         )
     groups = people(faces, backend.same) if backend.same is not None else []
@@ -99,3 +100,11 @@ def one_person(images: Tensor, names: Sequence[str], backend: FaceBackend) -> st
     others = [names[index] for group in groups[1:] for index in group]
     listed = ", ".join(others[:3]) + (" and more" if len(others) > 3 else "")
     return f"{listed} {'seems' if len(others) == 1 else 'seem'} to show someone else than the rest."
+
+
+def strangers(photos: Photos, folder: str, backend: FaceBackend) -> str | None:
+    """The same of all photos in a subject's folder, those that are kept as the reference too."""
+    pictures, names = photos.train, photos.train_names
+    if photos.held_out:
+        pictures, names = pictures + photos.reference, names + photos.reference_names
+    return one_person(to_tensor(pictures), names, backend, f"photos = {folder!r}")

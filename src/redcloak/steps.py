@@ -65,7 +65,7 @@ def protect(
     step.partial = out.parent / f".{out.name}.partial"
     if not resume:
         _begin_anew(step.partial / step.builder.protected.key[:16], force)
-    with workspace(out, "protect", [config.photos], force=force) as space:
+    with workspace(out, "protect", [config.folder], force=force) as space:
         linf = step.edit(step.builder.protected, space, out, watch)
     shutil.rmtree(step.partial, ignore_errors=True)
     return linf
@@ -92,7 +92,7 @@ def purify(
     step = _Step(config, fitted=fit)
     node = step.builder.purify(step.builder.clean, config.red_team)
     step.need("purify", *config.red_team)
-    with workspace(out, "purify", [config.photos], force=force) as space:
+    with workspace(out, "purify", [config.folder], force=force) as space:
         return step.edit(node, space, out, watch)
 
 
@@ -121,7 +121,7 @@ def personalize(
     step.partial = out.parent / f".{out.name}.partial"
     if not resume:
         _begin_anew(step.partial / node.key[:16], force)
-    with workspace(out, "personalize", [config.photos], force=force) as space:
+    with workspace(out, "personalize", [config.folder], force=force) as space:
         step.give(step.builder.clean, step.train, space)
         deliver(step.make(node, space, watch) / "model", out, "personalize", step.facts(node))
     shutil.rmtree(step.partial, ignore_errors=True)
@@ -136,7 +136,7 @@ def score(
     watch: Watch = unwatched,
     force: bool = False,
 ) -> tuple[ArmRow, dict[str, Score]]:
-    """Score every picture of ``images`` against the reference ``config.photos``, and write the parquet file ``out``.
+    """Score every picture of ``images`` against the reference ``config.folder``, and write the parquet file ``out``.
 
     ``metrics`` are by default those of an audit that apply: those whose models the suite has; alignment where
     ``prompts.json`` lies beside the pictures; fidelity where every picture has a reference of its name.
@@ -162,7 +162,7 @@ def score(
         rows = json.loads((step.make(node, Path(space), watch) / "scores.json").read_text(encoding="utf-8"))
     name = images.resolve().name
     source: Source = "generated" if prompts else "photos"
-    table = Table.of(Row(config.photos, name, config.seeds[0], source, *row) for row in rows)
+    table = Table.of(Row(config.folder, name, config.seeds[0], source, *row) for row in rows)
     table.write(out)
     scores = {key: one for each in chosen for key, one in registry.load("metrics", each).method.scores.items()}
     return summarise(table, [Arm(name=name, title=name)], scores)[0], scores
@@ -171,7 +171,7 @@ def score(
 class _Step:
     """One step: its pictures, the builder of its nodes, and the folders of the nodes that are there so far.
 
-    ``images`` are the pictures to score, with ``config.photos`` as the reference; else the photos are all there is.
+    ``images`` are the pictures to score, with ``config.folder`` as the reference; else the photos are all there is.
     """
 
     def __init__(
@@ -180,10 +180,10 @@ class _Step:
         self.config = config.model_copy(update={"already_protected": None})
         self.suite = load_suite(config.suite, config.machine)
         split = "reference" if images else "train"
-        own_size = not fitted and not config.photos.startswith("drawn:")
-        self.reference = _unfitted(config.photos) if own_size else _pictures(config.photos, self.suite, split, minimum)
+        own_size = not fitted and not config.folder.startswith("drawn:")
+        self.reference = _unfitted(config.folder) if own_size else _pictures(config.folder, self.suite, split, minimum)
         self.train = _pictures(str(images), self.suite) if images else self.reference
-        self.builder = Builder(self.config, self.suite, _photos(config.photos, self.train, self.reference))
+        self.builder = Builder(self.config, self.suite, _photos(config.folder, self.train, self.reference))
         self.folders: dict[str, Path] = {}
         self.partial: Path | None = None
 
@@ -221,7 +221,7 @@ class _Step:
 
     def facts(self, node: Node) -> dict[str, Any]:
         """What made a node, for the record beside its files."""
-        return {"photos": self.config.photos, "suite": self.suite.name, "config": node.config}
+        return {"photos": self.config.folder, "suite": self.suite.name, "config": node.config}
 
 
 def _pictures(spec: str, suite: Suite, split: str = "train", minimum: int = 1) -> Pictures:

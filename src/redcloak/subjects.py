@@ -1,4 +1,4 @@
-"""The photos of one subject: which are trained on and which are kept as the reference."""
+"""The photos of subjects: which are trained on and which are kept as the reference."""
 
 from __future__ import annotations
 
@@ -65,6 +65,22 @@ def load_subject(spec: str, size: int, *, minimum: int = 2) -> Photos:
     pictures = [fit(read_image(path), size) for path in paths]
     kept = [len(paths) >= HELD_OUT_FROM and index % 3 == 2 for index in range(len(paths))]
     return _split(Path(spec).resolve().name, names, pictures, kept)
+
+
+def load_subjects(specs: Sequence[str], size: int, field: str) -> dict[str, Photos]:
+    """The photos of each subject by its ``spec``; ``field`` is what an error calls the specs.
+
+    Raises:
+        UserError: as :func:`load_subject`, or two subjects are the same photos.
+    """
+    found: dict[str, Photos] = {}
+    for spec in specs:
+        photos = load_subject(spec, size)
+        twin = next((name for name, other in found.items() if other.digest == photos.digest), None)
+        if twin is not None:
+            raise UserError(f"{field}: {spec!r} has the same photos as {twin!r}; people count once, drop one.")
+        found[spec] = photos
+    return found
 
 
 def pair(clean_folder: Path, protected_folder: Path, size: int) -> Pairs:

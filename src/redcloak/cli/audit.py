@@ -31,7 +31,7 @@ Purifiers = Annotated[
 
 def audit(
     out: options.Out,
-    photos: options.Photos = None,
+    photos: options.Subjects = None,
     protection: Annotated[str | None, typer.Option(metavar="NAME", help="The protection to audit.")] = None,
     already_protected: Annotated[
         str | None,
@@ -56,15 +56,18 @@ def audit(
 ) -> int:
     """Audit a protection: every arm from photos to a report.
 
-    A killed audit goes on where it was when the same command is run again.
+    Of several subjects there is one report, which tests over them whether arms differ. A killed audit goes on where it
+    was when the same command is run again.
 
     Example: redcloak audit photos --protection aspl --budget 8 --out audit
+
+    Example: redcloak audit drawn:100 drawn:101 drawn:102 --out audit
     """
     chosen = options.configuration(
         config,
         settings,
         "protection",
-        photos=photos,
+        photos=photos or None,
         protection=protection,
         already_protected=already_protected,
         budget=budget,
@@ -92,7 +95,7 @@ def _run(config: AuditConfig, out: Path, store: str | None, force: bool) -> Repo
     from redcloak.cli.progress import Screen
     from redcloak.outputs import check_audit
 
-    check_audit(out, (config.photos, config.already_protected), force)
+    check_audit(out, (*config.folders, config.already_protected), force)
     prepared = Audit.prepare(config, out, store)
     with Screen(prepared.plan()) as screen:
         return prepared.run(screen.follow)

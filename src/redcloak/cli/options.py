@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from redcloak.config import AuditConfig
 
 PHOTOS = "A folder of photos of one subject, or drawn:N for the N-th person of the portrait generator."
+SEVERAL = "A folder of photos for each subject, or drawn:N for the N-th person of the portrait generator."
 
 Photos = Annotated[str | None, typer.Argument(metavar="PHOTOS", help=PHOTOS, show_default=False)]
+Subjects = Annotated[list[str] | None, typer.Argument(metavar="PHOTOS", help=SEVERAL, show_default=False)]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where to write.", show_default=False)]
 Suite = Annotated[str | None, typer.Option(metavar="NAME", help="tiny, sd15, sd21, or a folder, also of diffusers.")]
 Seed = Annotated[int | None, typer.Option(metavar="N", help="Of every random stream.")]

@@ -43,7 +43,7 @@ class Asked:
     """What a diagnosis is asked beside what an audit's configuration says (photos, purifiers, subject, suite).
 
     Attributes:
-        clean: the clean photos that ``config.photos`` were made from: a folder, or ``drawn:N``.
+        clean: the clean photos that ``config.folder`` were made from: a folder, or ``drawn:N``.
         controls: what is added to the clean photos in the size of the protection.
         clips: folders of transformers CLIPs beside the suite's own.
         maps: projections, of :data:`redcloak.diagnose.projections.PROJECTIONS`.
@@ -85,10 +85,10 @@ def diagnose(
     _check_names(config, asked)
     suite, subject = load_suite(config.suite, config.machine), config.subject.words
     size = asked.size or suite.spec.resolution
-    found = pairs(config.photos, asked.clean, size)
+    found = pairs(config.folder, asked.clean, size)
     _check_learned(config, asked, len(found.names), size == suite.spec.resolution)
     lookers = clips(suite, asked.clips)
-    with workspace(out, "diagnose", [config.photos, asked.clean, *asked.models], force=force) as space:
+    with workspace(out, "diagnose", [config.folder, asked.clean, *asked.models], force=force) as space:
         watch("purify and perturb")
         made, notes = groups(found, config.purifiers, asked.controls, Context(suite, subject), config.seeds[0])
         backbone = _backbone(suite, notes)
@@ -121,7 +121,7 @@ def diagnose(
         Table.of(rows(measures, name, diagnosis.prompt, found.names, config.seeds[0])).write(result / "scores.parquet")
         write_whole(result / "diagnose.json", diagnosis.to_json().encode())
         write_whole(result / "diagnose.html", render(diagnosis, made, drawn).encode())
-        deliver(result, out, "diagnose", {"photos": config.photos, "clean": asked.clean, "suite": suite.name})
+        deliver(result, out, "diagnose", {"photos": config.folder, "clean": asked.clean, "suite": suite.name})
     return diagnosis
 
 

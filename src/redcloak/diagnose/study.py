@@ -19,11 +19,10 @@ from redcloak.arms import Arm, Builder
 from redcloak.bench.config import yaml_values
 from redcloak.config import AuditConfig, Choice, Strict, SubjectConfig, transport, validate
 from redcloak.diagnose.verdicts import Margins
-from redcloak.errors import UserError
 from redcloak.matrix import Graph
 from redcloak.prompts import NONE, Decoupling
 from redcloak.report.model import Arm as ArmSummary
-from redcloak.subjects import load_subject
+from redcloak.subjects import load_subjects
 from redcloak.suite import load as load_suite
 
 CODESR = (Choice(name="codesr"),)
@@ -123,14 +122,8 @@ def _at(config: StudyConfig, name: str, budget: float | None = None) -> Choice:
 def builders(config: StudyConfig) -> dict[str, Builder]:
     """A builder for each subject, all on one graph."""
     suite, graph = load_suite(config.suite, config.audit(config.subjects[0]).machine), Graph()
-    found: dict[str, Builder] = {}
-    for each in config.subjects:
-        photos = load_subject(each, suite.spec.resolution)
-        twin = next((name for name, builder in found.items() if builder.photos.digest == photos.digest), None)
-        if twin is not None:
-            raise UserError(f"subjects: {each!r} has the same photos as {twin!r}; people count once, drop one.")
-        found[each] = Builder(config.audit(each), suite, photos, graph)
-    return found
+    photos = load_subjects(config.subjects, suite.spec.resolution, "subjects")
+    return {name: Builder(config.audit(name), suite, each, graph) for name, each in photos.items()}
 
 
 def photos_of(builder: Builder, choices: dict[str, Choice]) -> list[Arm]:

@@ -78,7 +78,7 @@ class Strip:
     same_as: str = ""
 
 
-def build(report: Report, pictures: Mapping[str, ArmPictures], scores: Table, out: Path) -> Path:
+def build(report: Report, pictures: Mapping[str, ArmPictures], scores: Table, out: Path, shown: str = "") -> Path:
     """Write the three files into the folder ``out``, each whole or not at all, and return ``report.html``.
 
     Args:
@@ -86,11 +86,12 @@ def build(report: Report, pictures: Mapping[str, ArmPictures], scores: Table, ou
         pictures: arm name -> its pictures; an arm without pictures has no strips.
         scores: the long table that the report was made from.
         out: an existing or a new folder; files of the same names in it are replaced.
+        shown: whose pictures they are, where the report is of several subjects.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    page = render(report, pictures)
+    page = render(report, pictures, shown)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -100,7 +101,7 @@ def build(report: Report, pictures: Mapping[str, ArmPictures], scores: Table, ou
     return write_whole(out / "report.html", page.encode())
 
 
-def render(report: Report, pictures: Mapping[str, ArmPictures]) -> str:
+def render(report: Report, pictures: Mapping[str, ArmPictures], shown: str = "") -> str:
     """The page as text. The same report and pictures give the same page."""
     templates = environment("report")
     templates.filters |= {
@@ -119,6 +120,7 @@ def render(report: Report, pictures: Mapping[str, ArmPictures]) -> str:
         compared=[row for row in report.rows if row.comparison],
         columns={source: _columns(report, source) for source in ("generated", "photos")},
         strips=_strips(report.arms, pictures),
+        shown=shown,
         config=yaml.safe_dump(report.model_dump(mode="json")["config"], sort_keys=False, allow_unicode=True),
         restricted=[method for method in report.methods if not method.free],
         few_runs=_few_runs(report.verdict.interval),
