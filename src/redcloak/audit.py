@@ -17,13 +17,14 @@ from redcloak.api import Budget, Kind, Score
 from redcloak.arms import PRIORS, Arm, Builder
 from redcloak.checks import Run, run_checks
 from redcloak.config import AuditConfig, Choice
+from redcloak.configured import needs, templates
 from redcloak.errors import UserError
 from redcloak.execute import Event, run
-from redcloak.images import check_writable, list_images, read_image, to_tensor
+from redcloak.images import check_writable, list_images, read_image
 from redcloak.matrix import Graph, Node, Plan
 from redcloak.matrix import plan as plan_graph
 from redcloak.places import open_store
-from redcloak.prompts import check_words
+from redcloak.prompts import check_named, check_words
 from redcloak.report.build import ArmPictures, Drawn, build
 from redcloak.report.model import MethodUsed, Report, summarise
 from redcloak.report.table import Table, write_whole
@@ -63,8 +64,9 @@ class Audit:
         protocols.changed(config)
         builder = Builder(config, suite, photos)
         arms = builder.arms()
-        suite.check("backbone", *(slot for kind, choice in chosen(config) for slot in _needs(suite, kind, choice)))
-        check_words(suite.tokenizer, config.subject.words, config.decoupling, builder.prompts)
+        suite.check("backbone", *needs(suite, chosen(config)))
+        said = templates(suite, config.trainer)
+        check_words(suite.tokenizer, config.subject.words, config.decoupling, builder.prompts, said)
         check_writable(out)
         return cls(config, out, photos, suite, arms, builder.graph, open_store(store or out / "store"))
 
@@ -133,15 +135,11 @@ class Audit:
 
     def _strangers(self) -> str | None:
         """What is wrong with the faces of the photos, where any score looks at faces; nothing is trained before."""
-        needed = [slot for kind, choice in chosen(self.config) for slot in _needs(self.suite, kind, choice)]
-        if "faces" not in needed:
+        if "faces" not in needs(self.suite, chosen(self.config)):
             return None
-        from redcloak.detection import one_person
+        from redcloak.detection import strangers
 
-        photos = self.photos
-        pictures = (photos.train, photos.reference) if photos.held_out else (photos.train,)
-        names = photos.train_names + (photos.reference_names if photos.held_out else ())
-        return one_person(to_tensor([picture for split in pictures for picture in split]), names, self.suite.faces)
+        return strangers(self.photos, self.suite.faces)
 
     def _report(self, scores: Table, strangers: str | None) -> Report:
         arms = tuple(self._summary(arm) for arm in self.arms)
@@ -247,11 +245,6 @@ def used(config: AuditConfig, suite: Suite) -> tuple[tuple[Kind, str], ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _needs(suite: Suite, kind: Kind, choice: Choice) -> tuple[str, ...]:
-    entry = registry.load(kind, choice.name)
-    return entry.needs(entry.configure(**suite.settings(choice.name, choice.settings)))
-
-
 def command(config: AuditConfig, out: Path) -> str:
     """What to type to make the same report again."""
     return shlex.join(["redcloak", "audit", "--config", str(out / "audit.yaml"), "--out", str(out)])
@@ -263,9 +256,6 @@ def _check_prompts(config: AuditConfig) -> None:
             prompt.format(subject="x")
         except (KeyError, IndexError, ValueError):
             raise UserError(f"prompts: {prompt!r} is not a prompt; the only placeholder is {{subject}}.") from None
-        if config.subject.identifier not in prompt.format(subject=config.subject.words.name).split():
-            raise UserError(
-                f"prompts: {prompt!r} does not name the subject, so anybody would do; put {{subject}} in it."
-            )
+        check_named(prompt.format(subject=config.subject.words.name), config.subject.identifier)
     if len(set(config.seeds)) != len(config.seeds):
         raise UserError(f"seeds: {list(config.seeds)} names a seed twice.")

@@ -16,6 +16,7 @@ from torch import Tensor
 from redcloak.errors import UserError
 from redcloak.faces import FaceBackend, Faces
 from redcloak.images import read_image, to_tensor
+from redcloak.subjects import Photos
 
 
 class Outcome(StrEnum):
@@ -81,16 +82,24 @@ def people(faces: Faces, same: float) -> list[list[int]]:
     return sorted(groups, key=len, reverse=True)
 
 
-def one_person(images: Tensor, names: Sequence[str], backend: FaceBackend) -> str | None:
-    """What is wrong with the photos of one person, in a sentence; None where nothing is.
+def strangers(photos: Photos, backend: FaceBackend) -> str | None:
+    """What is wrong with the faces of a subject's photos, reference photos among them: as :func:`one_person`."""
+    pictures = photos.train + (photos.reference if photos.held_out else ())
+    names = photos.train_names + (photos.reference_names if photos.held_out else ())
+    return one_person(to_tensor(pictures), names, backend, photos.name)
+
+
+def one_person(images: Tensor, names: Sequence[str], backend: FaceBackend, of: str = "") -> str | None:
+    """What is wrong with the photos of one person, in a sentence; None where nothing is. ``of``: whose photos.
 
     Raises:
         UserError: no face was found in any of them.
     """
     faces = backend(images)
     if not bool(faces.found.any()):
+        whose = f"photos of {of!r}" if of else "photos"
         raise UserError(
-            f"photos: {backend.name} finds no face in any of the {len(names)} photos, so identity cannot be scored; "
+            f"{whose}: {backend.name} finds no face in any of the {len(names)} photos, so identity cannot be scored; "
             "choose photos with a face, or other metrics in the configuration (metrics: [clip_i, quality])."
         )
     groups = people(faces, backend.same) if backend.same is not None else []
