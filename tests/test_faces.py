@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from dataclasses import replace
@@ -18,8 +19,13 @@ from torch.nn.functional import normalize
 from redcloak import recognisers
 from redcloak.api import Context
 from redcloak.audit import Audit
+from redcloak.bench.config import MatrixConfig
+from redcloak.bench.digests import Digests
+from redcloak.bench.grid import Matrix
+from redcloak.bench.run import check_people
 from redcloak.checks import run_checks
-from redcloak.config import AuditConfig
+from redcloak.cli import main
+from redcloak.config import AuditConfig, validate
 from redcloak.detection import Outcome, detect, one_person, people
 from redcloak.errors import UserError
 from redcloak.faces import Faces, VerifyFace
@@ -195,28 +201,84 @@ def test_two_people_in_one_folder_are_named_and_a_folder_without_faces_is_refuse
     assert found == "b.png seems to show someone else than the rest."
     flags = [flag for flag in run_checks(finished(strangers=found)) if flag.anchor == "two-people"]
     assert [flag.message for flag in flags] == [found]
-    with pytest.raises(UserError, match="corner finds no face in any of the 2 photos"):
+    with pytest.raises(UserError, match="photos: corner finds no face in any of the 2 photos"):
         one_person(at(None, None), names[:2], Corner())
     assert one_person(two_people, names, recogniser("dlib")) == "c.png, d.png seem to show someone else than the rest."
 
 
-def test_an_audit_looks_at_the_faces_before_it_trains(suite_folder: Path, two_people: Tensor, tmp_path: Path):
+@pytest.fixture
+def odd(suite_folder: Path, two_people: Tensor, tmp_path: Path) -> str:
+    """A suite; beside it, photos of ``two`` people and of ``none``."""
     save_images(tmp_path / "two", two_people)
     save_images(tmp_path / "none", torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
     suite = shutil.copytree(suite_folder, tmp_path / "suite")
     with (suite / "suite.yaml").open("a") as file:
         file.write("faces: dlib\n")  # which tells drawn people apart more surely than its makers' limit of SFace does
-    both = {"suite": str(suite), "protection": {"name": "none"}, "class_images": 0}
+    return str(suite)
+
+
+def test_an_audit_looks_at_the_faces_before_it_trains(odd: str, tmp_path: Path):
+    both = {"suite": odd, "protection": {"name": "none"}, "class_images": 0}
     strangers = Audit.prepare(AuditConfig(photos=str(tmp_path / "two"), **both), tmp_path / "out")._strangers()
     assert strangers == "002.png, 003.png seem to show someone else than the rest."
     several = AuditConfig(photos=("drawn:7", str(tmp_path / "two")), **both)
     assert f"two: {strangers}" in str(Audit.prepare(several, tmp_path / "out")._strangers())
     faceless = AuditConfig(photos=str(tmp_path / "none"), **both)
-    with pytest.raises(UserError, match=r"photos = '.*/none': dlib finds no face in any of the 3 photos"):
+    with pytest.raises(UserError, match="photos of 'none': dlib finds no face in any of the 3 photos"):
         Audit.prepare(faceless, tmp_path / "out").run()
     assert not list((tmp_path / "out").glob("store/*/*")), "nothing was made"
     of_things = Audit.prepare(faceless.model_copy(update={"metrics": ("quality", "clip_i")}), tmp_path / "out")
     assert of_things._strangers() is None
+
+
+def test_personalize_looks_at_the_faces_before_it_trains(odd: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    quick = ["--suite", odd, "--set", "class_images=0", "--set", "prior_weight=0", "--set", "steps=1"]
+    assert main(["personalize", str(tmp_path / "none"), *quick, "--out", str(tmp_path / "model")]) == 2
+    assert "none': dlib finds no face in any of the 3 photos" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+    things = ["--set", "metrics=[quality]"]
+    assert main(["personalize", str(tmp_path / "none"), *quick, *things, "--out", str(tmp_path / "thing")]) == 0
+    assert main(["personalize", str(tmp_path / "two"), *quick, "--out", str(tmp_path / "model")]) == 0
+    told = capsys.readouterr().err
+    assert f"warning: photos of {str(tmp_path / 'two')!r}: 002.png, 003.png seem to show someone else" in told
+
+
+def test_a_bench_looks_once_at_whoever_is_missing(
+    odd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    given = {"suite": odd, "protections": ["photoguard"], "purifiers": ["none"], "seeds": [0]}
+
+    def matrix(**changes: object) -> Matrix:
+        people = {"subjects": [str(tmp_path / name) for name in ("two", "none")]}
+        return Matrix.of(validate(MatrixConfig, people | given | changes, "m"), Digests(tmp_path / "photos.json"))
+
+    def keys(label: str) -> set[str]:
+        mine, others = (
+            {node.key for arm in first.arms if arm.axes.subject.endswith(label) == own for node in arm.targets}
+            for own in (True, False)
+        )
+        return mine - others
+
+    told: list[str] = []
+    first = matrix()
+    check_people(first, set(), told.append)
+    assert told == []
+    check_people(first, keys("two"), told.append)
+    assert told == [f"subject {str(tmp_path / 'two')!r}: 002.png, 003.png seem to show someone else than the rest."]
+    with pytest.raises(UserError, match="photos of 'none': dlib finds no face in any of the 3 photos"):
+        check_people(first, keys("none"), told.append)
+    check_people(matrix(metrics=["quality"]), keys("none"), told.append)
+    monkeypatch.setattr(Dlib, "__call__", None)
+    again = matrix()
+    assert list(again.strangers.values()) == [told[0].partition(": ")[2], None]
+    check_people(again, keys("two"), told.append)
+    assert told[1:] == told[:1], "remembered"
+    monkeypatch.undo()
+    (tmp_path / "m.yaml").write_text(json.dumps(given | {"subjects": [str(tmp_path / "none")]}))
+    assert main(["bench", "run", str(tmp_path / "m.yaml"), "--out", str(tmp_path / "run")]) == 2
+    assert "dlib finds no face" in capsys.readouterr().err
+    assert not list((tmp_path / "run").glob("store/*/*")), "nothing was made"
+    assert main(["bench", "plan", str(tmp_path / "m.yaml"), "--out", str(tmp_path / "run")]) == 0
 
 
 def test_ims_is_the_paper_s_formula(corner: Context):

@@ -122,6 +122,9 @@ def test_the_words_can_be_chosen():
     assert policy.sampling("a dog") == "a dog, without zzz grain"
 
 
+TEMPLATE = "{subject} on a very long walk" + " very" * 6
+
+
 class Letters:
     """A tokenizer of known letters only, as small vocabularies are."""
 
@@ -141,6 +144,8 @@ def test_words_that_a_tokenizer_cannot_say_are_refused():
         "holds the identifier 'sks'": (PERSON, Decoupling(noise_token="sks noise"), []),
         "has 73 tokens and the text encoder reads 60": (PERSON, Decoupling(), ["x" * 51]),
     }
+    said |= {"very very, bhj noisy pattern' has 63 tokens": (PERSON, Decoupling(), [], [TEMPLATE])}
+    check_words(Letters(), PERSON, NONE, [], [TEMPLATE])  # it is the suffix that is too much
     for words, given in said.items():
         with pytest.raises(UserError) as caught:
             check_words(Letters(), *given)

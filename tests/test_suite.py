@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,6 +85,108 @@ def test_a_hub_model_is_known_by_its_name_and_revision(copy: Path):
     (copy / "manifest.json").unlink()
     rewrite(copy, backbone="nobody/no-such-model", revision="abc")
     assert Suite(copy).fingerprint("backbone") == "nobody/no-such-model@abc"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delenv("REDCLOAK_ONLINE", raising=False)
+    return tmp_path / "hub"
+
+
+def cached(hub: Path, name: str, revision: str, suite_folder: Path, commit: str = "0" * 40) -> Path:
+    """Put the suite's backbone into the cache as a hub model."""
+    folder = hub / f"models--{name.replace('/', '--')}"
+    shutil.copytree(suite_folder, folder / "snapshots" / commit)
+    (folder / "refs").mkdir()
+    (folder / "refs" / revision).write_text(commit)
+    return folder / "snapshots" / commit
+
+
+def test_a_hub_model_is_known_by_the_source_that_is_here(copy: Path, suite_folder: Path, hub: Path):
+    rewrite(copy, backbone="nobody/first", revision="abc", fallbacks="[nobody/other@v2, nobody/last]")
+    (copy / "manifest.json").unlink()
+    assert Suite(copy).fingerprint("backbone") == "nobody/first@abc"
+    last = cached(hub, "nobody/last", "main", suite_folder)
+    assert Suite(copy).fingerprint("backbone") == "nobody/last@main"
+    assert Suite(copy).backbone_folder() == last.resolve()
+    part = cached(hub, "nobody/first", "abc", suite_folder)
+    (part / "vae" / "diffusion_pytorch_model.safetensors").unlink()  # a download that was cut short
+    other = cached(hub, "nobody/other", "v2", suite_folder)
+    assert Suite(copy).fingerprint("backbone") == "nobody/other@v2"
+    assert Suite(copy).backbone_folder() == other.resolve()
+
+
+def test_keys_of_one_source_are_not_used_for_another(
+    copy: Path, suite_folder: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rewrite(copy, backbone="nobody/first", fallbacks="[nobody/last]")
+    (copy / "manifest.json").unlink()
+    asked = []
+
+    def download(name: str, **_: object) -> str:
+        asked.append(name)
+        if name == "nobody/first":
+            raise OSError("gone\nfor good")
+        return str(cached(hub, name, "main", suite_folder))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setenv("REDCLOAK_ONLINE", "1")
+    planned = Suite(copy)
+    assert planned.fingerprint("backbone") == "nobody/first@main"
+    with pytest.raises(UserError, match="nobody/first@main could not be had, and nobody/last@main was downloaded"):
+        planned.check("backbone")
+    assert planned.fingerprint("backbone") == "nobody/last@main"
+    planned.check("backbone")
+    assert asked == ["nobody/first", "nobody/last"], "what is here is not downloaded again"
+
+
+def test_a_download_that_failed_is_told_as_such(copy: Path, hub: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(name: str, **_: object) -> str:
+        raise OSError(f"{name} is gone\nfor good")
+
+    rewrite(copy, backbone="nobody/no-such-model", fallbacks="[nobody/nor-this]")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    monkeypatch.setenv("REDCLOAK_ONLINE", "1")
+    with pytest.raises(UserError) as caught:
+        Suite(copy).check("backbone")
+    assert "none of nobody/no-such-model, nobody/nor-this could be downloaded" in str(caught.value)
+    assert "(OSError: nobody/nor-this is gone for good)" in str(caught.value)
+    assert "REDCLOAK_ONLINE" not in str(caught.value)
+
+
+def test_a_fingerprint_of_the_hub_imports_no_torch(copy: Path):
+    rewrite(copy, backbone="nobody/no-such-model")
+    code = f"import sys; from redcloak.suite import load; load({str(copy)!r}).fingerprint('backbone'); "
+    code += "print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("part", ["text", "image"])
+def test_a_clip_without_a_tower_is_refused_before_it_is_loaded(part: str, copy: Path):
+    (copy / "manifest.json").unlink()
+    shutil.rmtree(copy / "clip" / part)
+    for look in (lambda suite: suite.check("clip"), lambda suite: suite.clip):
+        with pytest.raises(UserError, match=rf"suite small: its CLIP has no {part} tower \({part}/\)") as caught:
+            look(Suite(copy))
+        assert "\n" not in str(caught.value)
+    (copy / "clip" / "config.json").write_text("{}")  # a CLIP of transformers has both in one
+    Suite(copy).check("clip")
+
+
+def test_a_bench_whose_clip_has_no_text_is_refused_before_work(copy: Path, tmp_path: Path, capsys):
+    from redcloak.cli import main
+
+    (copy / "manifest.json").unlink()
+    shutil.rmtree(copy / "clip" / "text")
+    given = {"suite": str(copy), "subjects": ["drawn:0"], "protections": ["photoguard"], "purifiers": ["none"]}
+    (tmp_path / "m.yaml").write_text(json.dumps(given))
+    assert main(["bench", "run", str(tmp_path / "m.yaml"), "--out", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: suite small: its CLIP has no text tower")
+    assert told.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_two_slots_share_a_fingerprint(suite: Suite):

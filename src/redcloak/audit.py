@@ -17,13 +17,14 @@ from redcloak.api import Budget, Kind, Score
 from redcloak.arms import PRIORS, Arm, Builder
 from redcloak.checks import Run, run_checks
 from redcloak.config import AuditConfig, Choice
+from redcloak.configured import needs, templates
 from redcloak.errors import UserError
 from redcloak.execute import Event, run
 from redcloak.images import check_writable, list_images, read_image
 from redcloak.matrix import Graph, Node, Plan
 from redcloak.matrix import plan as plan_graph
 from redcloak.places import open_store
-from redcloak.prompts import check_words
+from redcloak.prompts import check_named, check_words
 from redcloak.report.build import ArmPictures, Drawn, build
 from redcloak.report.model import MethodUsed, Report, summarise
 from redcloak.report.table import Table, write_whole
@@ -66,9 +67,10 @@ class Audit:
         each = zip(_names(photos), config.one_by_one(), photos.values(), strict=True)
         builders = {name: Builder(alone, suite, mine, graph) for name, alone, mine in each}
         arms = {name: builder.arms() for name, builder in builders.items()}
-        suite.check("backbone", *(slot for kind, choice in chosen(config) for slot in _needs(suite, kind, choice)))
+        suite.check("backbone", *needs(suite, chosen(config)))
         prompts = next(iter(builders.values())).prompts
-        check_words(suite.tokenizer, config.subject.words, config.decoupling, prompts)
+        said = templates(suite, config.trainer)
+        check_words(suite.tokenizer, config.subject.words, config.decoupling, prompts, said)
         check_writable(out)
         return cls(config, out, suite, builders, arms, graph, open_store(store or out / "store"))
 
@@ -152,13 +154,12 @@ class Audit:
 
     def _strangers(self) -> str | None:
         """What is wrong with the faces of the photos, where any score looks at faces; nothing is trained before."""
-        needed = [slot for kind, choice in chosen(self.config) for slot in _needs(self.suite, kind, choice)]
-        if "faces" not in needed:
+        if "faces" not in needs(self.suite, chosen(self.config)):
             return None
         from redcloak.detection import strangers
 
         faces = self.suite.faces
-        found = {name: strangers(each.photos, each.config.clean_folder, faces) for name, each in self.builders.items()}
+        found = {name: strangers(each.photos, faces) for name, each in self.builders.items()}
         several = len(found) > 1
         return " ".join(f"{name}: {said}" if several else said for name, said in found.items() if said) or None
 
@@ -267,11 +268,6 @@ def used(config: AuditConfig, suite: Suite) -> tuple[tuple[Kind, str], ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _needs(suite: Suite, kind: Kind, choice: Choice) -> tuple[str, ...]:
-    entry = registry.load(kind, choice.name)
-    return entry.needs(entry.configure(**suite.settings(choice.name, choice.settings)))
-
-
 def command(config: AuditConfig, out: Path) -> str:
     """What to type to make the same report again."""
     return shlex.join(["redcloak", "audit", "--config", str(out / "audit.yaml"), "--out", str(out)])
@@ -303,9 +299,6 @@ def _check_prompts(config: AuditConfig) -> None:
             prompt.format(subject="x")
         except (KeyError, IndexError, ValueError):
             raise UserError(f"prompts: {prompt!r} is not a prompt; the only placeholder is {{subject}}.") from None
-        if config.subject.identifier not in prompt.format(subject=config.subject.words.name).split():
-            raise UserError(
-                f"prompts: {prompt!r} does not name the subject, so anybody would do; put {{subject}} in it."
-            )
+        check_named(prompt.format(subject=config.subject.words.name), config.subject.identifier)
     if len(set(config.seeds)) != len(config.seeds):
         raise UserError(f"seeds: {list(config.seeds)} names a seed twice.")

@@ -82,16 +82,24 @@ def people(faces: Faces, same: float) -> list[list[int]]:
     return sorted(groups, key=len, reverse=True)
 
 
-def one_person(images: Tensor, names: Sequence[str], backend: FaceBackend, where: str = "photos") -> str | None:
-    """What is wrong with the photos of one person, in a sentence; None where nothing is. ``where`` they are from.
+def strangers(photos: Photos, backend: FaceBackend) -> str | None:
+    """What is wrong with the faces of a subject's photos, reference photos among them: as :func:`one_person`."""
+    pictures = photos.train + (photos.reference if photos.held_out else ())
+    names = photos.train_names + (photos.reference_names if photos.held_out else ())
+    return one_person(to_tensor(pictures), names, backend, photos.name)
+
+
+def one_person(images: Tensor, names: Sequence[str], backend: FaceBackend, of: str = "") -> str | None:
+    """What is wrong with the photos of one person, in a sentence; None where nothing is. ``of``: whose photos.
 
     Raises:
         UserError: no face was found in any of them.
     """
     faces = backend(images)
     if not bool(faces.found.any()):
+        whose = f"photos of {of!r}" if of else "photos"
         raise UserError(
-            f"{where}: {backend.name} finds no face in any of the {len(names)} photos, so identity cannot be scored; "
+            f"{whose}: {backend.name} finds no face in any of the {len(names)} photos, so identity cannot be scored; "
             "choose photos with a face, or other metrics in the configuration (metrics: [clip_i, quality])."
         )
     groups = people(faces, backend.same) if backend.same is not None else []
@@ -100,11 +108,3 @@ def one_person(images: Tensor, names: Sequence[str], backend: FaceBackend, where
     others = [names[index] for group in groups[1:] for index in group]
     listed = ", ".join(others[:3]) + (" and more" if len(others) > 3 else "")
     return f"{listed} {'seems' if len(others) == 1 else 'seem'} to show someone else than the rest."
-
-
-def strangers(photos: Photos, folder: str, backend: FaceBackend) -> str | None:
-    """The same of all photos in a subject's folder, those that are kept as the reference too."""
-    pictures, names = photos.train, photos.train_names
-    if photos.held_out:
-        pictures, names = pictures + photos.reference, names + photos.reference_names
-    return one_person(to_tensor(pictures), names, backend, f"photos = {folder!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from redcloak.errors import UserError, unknown
 from redcloak.images import save_images, to_png_bytes, to_uint8
 from redcloak.outputs import deliver, read_record, workspace
 from redcloak.parts import PICKLES
-from redcloak.prompts import NONE, Decoupling
+from redcloak.prompts import NONE, Decoupling, check_lengths, check_named, check_words
 from redcloak.steps import PROMPTS, Watch, unwatched
 from redcloak.suite import load as load_suite
 from redcloak.suite import names as suite_names
@@ -41,12 +41,16 @@ def generate(
         File name -> prompt, as also in ``prompts.json``: the plain one, without what decoupling adds when sampling.
 
     Raises:
-        UserError: the model is absent, damaged or a pickle, or whatever is wrong with the output folder.
+        UserError: the model is absent, damaged or a pickle, a prompt is longer than its text encoder reads, with
+            ``cdl`` a prompt does not name the subject, or whatever is wrong with the output folder.
     """
     decoupling = as_trained(model, config.decoupling) if cdl else NONE
     prompts = [prompt.replace("{subject}", config.subject.words.name) for prompt in config.prompts]
     asked = [decoupling.sampling(prompt) for prompt in prompts]
     pen = _Pen(config, model, decoupling, decoupling.negative if negative is None else negative)
+    pen.check(asked)
+    if cdl:
+        _check_decoupled(config, model, pen.backbone, decoupling, prompts)
     with workspace(out, "generate", [model], force=force) as space:
         files = save_images(space / "images", pen.draw(asked, watch("generate")))
         plain = {file.name: prompts[index // pen.count] for index, file in enumerate(files)}
@@ -71,6 +75,7 @@ def concepts(
     decoupling = as_trained(model, config.decoupling)
     asked = extraction.prompts(config.subject.words, decoupling)
     pen = _Pen(config, model, decoupling)
+    pen.check(asked.values())
     with workspace(out, "generate", [model], force=force) as space:
         pictures, rows = pen.draw(list(asked.values()), watch("concepts")), []
         for index, (name, prompt) in enumerate(asked.items()):
@@ -94,6 +99,10 @@ class _Pen:
         self.backbone = backbone_of(model, config.machine)
         _check_new_words(model, self.backbone, decoupling)
 
+    def check(self, prompts: Iterable[str]) -> None:
+        """Refuse prompts, the negative one among them, whose end the text encoder would not read."""
+        check_lengths(self.backbone.tokenizer, (*prompts, self.sampling.negative))
+
     def draw(self, prompts: Sequence[str], progress: Progress) -> Tensor:
         from redcloak.generate import generate as draw
 
@@ -114,6 +123,17 @@ def as_trained(model: str, decoupling: Decoupling) -> Decoupling:
     trained = read_record(Path(model)).get("config", {}).get("decoupling") or {}
     kept = {name: trained[name] for name in ("tokens", "count") if name in trained}
     return Decoupling(**(decoupling.model_dump() | kept | {"train_suffix": True})) if kept else decoupling
+
+
+def _check_decoupled(
+    config: AuditConfig, model: str, backbone: Backbone, decoupling: Decoupling, prompts: Sequence[str]
+) -> None:
+    """Refuse what an audit refuses; the subject may be called as configured, or as a model of ours was trained to."""
+    own = config.subject.identifier
+    trained = (read_record(Path(model)).get("config", {}).get("subject") or {}).get("identifier", own)
+    for prompt in prompts:
+        check_named(prompt, own, trained)
+    check_words(backbone.tokenizer, config.subject.words, decoupling, prompts)
 
 
 def _check_new_words(model: str, backbone: Backbone, decoupling: Decoupling) -> None:

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from redcloak.config import MethodConfig, transport
 from redcloak.errors import UserError
 from redcloak.noise_words import settle, teach
-from redcloak.prompts import NONE, Decoupling
+from redcloak.prompts import NONE, SUBJECT, Decoupling
 from redcloak.training import FineTune, Latents, OptimizerName, Prior, trainable
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from redcloak.backbone import Backbone
 
 MEMORY = 0.9  # of the running loss: it looks back some ten steps
-SUBJECT = "{subject}"
 
 
 class TrainerConfig(MethodConfig):
@@ -126,9 +125,7 @@ def instance_prompts(config: TrainerConfig, context: Context, phrase: str | None
     ``phrase``: what the noise of a photo is called, where photos differ in that.
     """
     words, subject = context.decoupling or NONE, context.subject
-    decoupled = words.instance(subject, phrase)
-    named = [template.replace(SUBJECT, subject.name) for template in config.templates]
-    return [decoupled.replace(subject.instance_prompt, prompt, 1) for prompt in named]
+    return [words.naming(template.replace(SUBJECT, subject.name), phrase) for template in config.templates]
 
 
 def prior(config: TrainerConfig, context: Context) -> Prior | None:

@@ -11,7 +11,8 @@ arXiv 2406.18944, section 4.3 and equation 6.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -33,6 +34,8 @@ NEGATIVE = {
 }
 JOINER = {"paper": " with ", "released": ", "}
 QUALITY = {"paper": ", high quality, highres", "released": ", clear, high resolution, high quality, noise-free"}
+SUBJECT = "{subject}"
+NEW_WORD = re.compile(r"<noise-\d+>")
 LATER = (
     "class_suffix",
     "quality_tags",
@@ -127,8 +130,11 @@ class Decoupling(BaseModel):
 
     def instance(self, subject: Subject, phrase: str | None = None) -> str:
         """The instance prompt used in training; ``phrase``: what the noise of one photo is called."""
-        suffix = JOINER[self.variant] + (phrase or self.phrase) if self.train_suffix else ""
-        return subject.instance_prompt + suffix
+        return self.naming(subject.instance_prompt, phrase)
+
+    def naming(self, prompt: str, phrase: str | None = None) -> str:
+        """Any prompt of the subject as training says it: with the noise named, where that is switched on."""
+        return prompt + (JOINER[self.variant] + (phrase or self.phrase) if self.train_suffix else "")
 
     def prior(self, subject: Subject, phrase: str | None = None) -> str:
         """The class prompt used in training (class images are always generated from the plain one)."""
@@ -145,15 +151,25 @@ class Decoupling(BaseModel):
         return NEGATIVE[self.variant] if self.negative_prompt else ""
 
 
-def check_words(tokenizer: Any, subject: Subject, decoupling: Decoupling, prompts: Sequence[str]) -> None:
+def check_named(prompt: str, *identifiers: str) -> None:
+    """Refuse, by a :class:`UserError`, a prompt that has none of these identifiers as a word of its own."""
+    if not set(identifiers) & set(prompt.split()):
+        raise UserError(f"prompts: {prompt!r} does not name the subject, so anybody would do; put {{subject}} in it.")
+
+
+def check_words(
+    tokenizer: Any, subject: Subject, decoupling: Decoupling, prompts: Sequence[str], templates: Sequence[str] = ()
+) -> None:
     """See that a tokenizer can say what training and sampling will ask of it; ``prompts`` name the subject in full.
+
+    ``templates``: the trainer's instance prompts, with ``{subject}`` where its words go.
 
     Raises:
         UserError: the identifier or the noise token is unknown to it or says the same as the other, or a prompt is
             longer than the text encoder reads, so that its end (where the noise is denied) would be cut off.
     """
-    named = {"subject.identifier": subject.identifier, "decoupling.noise_token": decoupling.noise_token}
-    for field, text in named.items():
+    fields = {"subject.identifier": subject.identifier, "decoupling.noise_token": decoupling.noise_token}
+    for field, text in fields.items():
         tokens = tokenizer(text, add_special_tokens=False).input_ids
         if not tokens or tokenizer.unk_token_id in tokens:
             raise UserError(f"{field} = {text!r}: the tokenizer does not know it (token {tokenizer.unk_token!r}); "
@@ -163,10 +179,18 @@ def check_words(tokenizer: Any, subject: Subject, decoupling: Decoupling, prompt
             f"decoupling.noise_token = {decoupling.noise_token!r} holds the identifier {subject.identifier!r}: then "
             "nothing tells the noise from the subject; choose another."
         )
-    asked = [decoupling.instance(subject), decoupling.prior(subject), decoupling.negative]
-    for prompt in (*asked, *map(decoupling.sampling, prompts)):
-        text = prompt.replace(">", "").replace("<noise-", "") if decoupling.words else prompt
-        length = len(tokenizer(text).input_ids)  # a new word is one token, as its number is
+    named = [decoupling.naming(template.replace(SUBJECT, subject.name)) for template in templates]
+    asked = [decoupling.instance(subject), *named, decoupling.prior(subject), decoupling.negative]
+    check_lengths(tokenizer, [*asked, *map(decoupling.sampling, prompts)])
+
+
+def check_lengths(tokenizer: Any, prompts: Iterable[str]) -> None:
+    """Refuse, by a :class:`UserError`, a prompt that is longer than the text encoder reads: its end would be cut off.
+
+    New words for the noise count as one token each, whether the tokenizer knows them yet or not.
+    """
+    for prompt in prompts:
+        length = len(tokenizer(NEW_WORD.sub("1", prompt)).input_ids)
         if length > tokenizer.model_max_length:
             raise UserError(
                 f"prompt {prompt!r} has {length} tokens and the text encoder reads {tokenizer.model_max_length}: "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from redcloak.api import Kind, Progress, Score, silent
 from redcloak.arms import Builder
 from redcloak.checkpoint import STATE
 from redcloak.config import AuditConfig, Choice
+from redcloak.configured import needs, templates
 from redcloak.errors import UserError
 from redcloak.images import (
     Picture,
@@ -29,7 +31,7 @@ from redcloak.images import (
     save_pictures,
 )
 from redcloak.matrix import Node
-from redcloak.outputs import deliver, workspace
+from redcloak.outputs import deliver, read_record, workspace
 from redcloak.prompts import NONE, check_words
 from redcloak.report.model import Arm, ArmRow, summarise
 from redcloak.report.table import Row, Source, Table
@@ -104,10 +106,13 @@ def personalize(
     watch: Watch = unwatched,
     force: bool = False,
     resume: bool = False,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> None:
     """Fine-tune the suite's backbone on the photos and write a diffusers folder; class images are made first.
 
-    The state of the training lies in ``.OUT.partial`` until it is done; ``resume`` goes on from there.
+    The state of the training lies in ``.OUT.partial`` until it is done; ``resume`` goes on from there. ``warn`` is
+    told, before anything is made, which photos seem to show someone else than the rest, and where photos that a
+    protection or a purifier made show no face any more.
 
     Raises:
         UserError: whatever is wrong with the photos, the settings or the output folder; or a run of the same command
@@ -117,7 +122,10 @@ def personalize(
     decoupling = config.decoupling if cdl else NONE
     node = step.builder.personalize(step.builder.clean, decoupling, config.seeds[0], config.trainer.name)
     step.need("personalize", config.trainer)
-    check_words(step.suite.tokenizer, config.subject.words, decoupling, ())
+    said = templates(step.suite, config.trainer)
+    check_words(step.suite.tokenizer, config.subject.words, decoupling, (), said)
+    if strangers := step.strangers():
+        warn(strangers)
     step.partial = out.parent / f".{out.name}.partial"
     if not resume:
         _begin_anew(step.partial / node.key[:16], force)
@@ -193,6 +201,24 @@ class _Step:
             entry = registry.load(kind, choice.name)
             for slot in entry.needs(entry.configure(**self.suite.settings(choice.name, choice.settings))):
                 getattr(self.suite, slot)
+
+    def strangers(self) -> str | None:
+        """What is wrong with the faces of the photos, where any score of the configuration looks at faces.
+
+        Raises:
+            UserError: there is no face; of photos that a method of ours made, that is a result, and only told.
+        """
+        if "faces" not in needs(self.suite, [("metrics", self.config.metric(name)) for name in self.config.metrics]):
+            return None
+        from redcloak.detection import strangers
+
+        try:
+            found = strangers(self.builder.photos, self.suite.faces)
+        except UserError as error:
+            if read_record(Path(self.config.photos)).get("verb") not in ("protect", "purify"):
+                raise
+            return str(error)
+        return found and f"photos of {self.config.photos!r}: {found}"
 
     def give(self, node: Node, pictures: Pictures, space: Path) -> Path:
         """Put pictures where a node would have put them."""

@@ -20,7 +20,7 @@ from redcloak.api import CPU, Machine
 from redcloak.config import read_yaml, validate
 from redcloak.errors import UserError, unknown
 from redcloak.parts import PARTS, check_model
-from redcloak.suite_spec import SuiteSpec, from_hub, plain
+from redcloak.suite_spec import SuiteSpec, from_hub, on_machine, plain
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -63,14 +63,21 @@ class Suite:
         return self.spec.defaults.get(method, {}) | given
 
     def fingerprint(self, *slots: str) -> str:
-        """What identifies the weights of some slots and the precision they compute in; it enters cache keys."""
+        """What identifies the weights of some slots and the precision they compute in; it enters cache keys.
+
+        Weights of the hub are known by the source that lies on this machine; where none does, by the first.
+        """
         roots = tuple(f"{root}/" for slot in slots for root in self._roots(slot))
         chosen = {name: value for name, value in self._sums.items() if name.startswith(roots)}
-        found = f"{self.spec.backbone}@{self.spec.revision or 'main'}"
-        if chosen:
-            found = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+        found = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16] if chosen else self._source
         computed = self.machine.precision if PRECISE & set(slots) else "fp32"
         return found if computed == "fp32" else f"{found}:{computed}"
+
+    @cached_property
+    def _source(self) -> str:
+        """What cache keys of this process call weights that are none of the folder's own."""
+        there = None if (self.folder / self.spec.backbone).is_dir() else on_machine(self.spec)
+        return there[0] if there else self.spec.first
 
     def _roots(self, slot: str) -> tuple[str, ...]:
         if slot == "backbone":
@@ -107,6 +114,20 @@ class Suite:
                 self._verify(name, expected)
         return self.folder / where
 
+    def _there(self, slot: str) -> Path:
+        """The folder of a slot, seen to be there; of a CLIP of ours, both towers."""
+        folder = self._checked(slot)
+        if not folder.is_dir():
+            raise UserError(f"suite {self.name}: {slot} is missing ({folder}); add it to the folder.")
+        whole = slot != "clip" or (folder / "config.json").is_file()  # one of transformers, which is checked when read
+        for part, about in () if whole else (("text", "prompts"), ("image", "pictures")):
+            if not (folder / part).is_dir():
+                raise UserError(
+                    f"suite {self.name}: its CLIP has no {part} tower ({part}/), so nothing can be said about {about}; "
+                    f"add it to {folder}."
+                )
+        return folder
+
     def check(self, *slots: str) -> None:
         """See that the models of some slots are there and whole, without loading them.
 
@@ -116,8 +137,8 @@ class Suite:
         for slot in slots:
             if slot == "backbone":
                 self.backbone_folder()
-            elif slot in SLOTS and not self._checked(slot).is_dir():
-                raise UserError(f"suite {self.name}: {slot} is missing ({self._checked(slot)}); add it to the folder.")
+            elif slot in SLOTS:
+                self._there(slot)
 
     def _verify(self, name: str, expected: str) -> None:
         path = self.folder / name
@@ -144,8 +165,20 @@ class Suite:
         if self.spec.unsupported:
             raise UserError(f"suite {self.name}: {self.spec.unsupported}.")
         local = (self.folder / self.spec.backbone).is_dir()
-        folder = self._checked("backbone") if local else from_hub(self.spec)
+        folder = self._checked("backbone") if local else self._from_hub()
         check_model(folder)
+        return folder
+
+    def _from_hub(self) -> Path:
+        """The hub's copy; refused where it was downloaded just now from another source than keys were made for."""
+        folder, there = from_hub(self.spec), on_machine(self.spec)
+        called = vars(self).get("_source")
+        if there and called and there[0] != called:
+            del self._source
+            raise UserError(
+                f"suite {self.name}: {called} could not be had, and {there[0]} was downloaded in its place; "
+                "run the same command again to work with it."
+            )
         return folder
 
     @cached_property
@@ -205,7 +238,7 @@ class Suite:
         """Image and text towers in one space."""
         from redcloak.clip import Clip
 
-        return Clip.load(self._checked("clip"), self.folder / "tokenizer", self.device)
+        return Clip.load(self._there("clip"), self.folder / "tokenizer", self.device)
 
     @property
     def perceptual(self) -> Callable[[Tensor, Tensor], Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,18 @@ from redcloak.config import Strict
 from redcloak.errors import UserError
 from redcloak.parts import check_model, resolution
 
+WEIGHTS = (
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/model.safetensors",
+)
 HUB_FILES = ["*.json", "*.txt", "*/model.safetensors", "*/diffusion_pytorch_model.safetensors"]  # no variants
+
+OFF = (
+    "is not on this machine and the network is off; set REDCLOAK_ONLINE=1 to download it, "
+    "or give --suite a local diffusers folder."
+)
+SHOWN = 160  # letters of a downloader's error
 
 
 class SuiteSpec(Strict):
@@ -40,32 +52,66 @@ class SuiteSpec(Strict):
     )
 
     @property
+    def first(self) -> str:
+        """How the first source of the backbone is known, ID@REVISION."""
+        return _known(*self.sources[0])
+
+    @property
     def sources(self) -> tuple[tuple[str, str | None], ...]:
         """Hub ids of the backbone with their revisions, the first to be tried first."""
         others = (name.partition("@") for name in self.fallbacks)
         return ((self.backbone, self.revision), *((name, revision or None) for name, _, revision in others))
 
 
+def on_machine(spec: SuiteSpec) -> tuple[str, Path] | None:
+    """The first source that lies whole in the local cache: ID@REVISION and its folder; the network is not asked.
+
+    A source without a revision is known as ID@main, whichever commit of it lies here.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    for name, revision in spec.sources:
+        with suppress(ValueError, UserError):  # no id at all; a part of it is missing
+            found = try_to_load_from_cache(name, WEIGHTS[0], revision=revision)
+            folder = Path(found).parents[1] if isinstance(found, str) else None
+            if folder and all((folder / file).is_file() for file in WEIGHTS):
+                check_model(folder)
+                return _known(name, revision), folder
+    return None
+
+
+def _known(name: str, revision: str | None) -> str:
+    return f"{name}@{revision or 'main'}"
+
+
 def from_hub(spec: SuiteSpec) -> Path:
-    """The local copy of a hub model; the network is asked only where the user allowed it.
+    """The local copy of a hub model: what is :func:`on_machine`, else a download, where the user allowed it.
 
     Raises:
         UserError: it is not there, and the network is off or has none of its sources.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
-    online = os.environ.get("REDCLOAK_ONLINE") == "1"
+    if there := on_machine(spec):
+        return there[1]
+    online, last = os.environ.get("REDCLOAK_ONLINE") == "1", ""
     for name, revision in spec.sources:
         try:
             return Path(
                 snapshot_download(name, revision=revision, allow_patterns=HUB_FILES, local_files_only=not online)
             )
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
-            continue
-    raise UserError(
-        f"suite {spec.name}: {spec.backbone} is not on this machine and the network is off; "
-        "set REDCLOAK_ONLINE=1 to download it, or give --suite a local diffusers folder."
+        except (HfHubHTTPError, OSError, ValueError) as error:  # ValueError: no id at all
+            last = f"{type(error).__name__}: {error}"
+    raise UserError(f"suite {spec.name}: {_tried(spec, last) if online else f'{spec.backbone} {OFF}'}")
+
+
+def _tried(spec: SuiteSpec, last: str) -> str:
+    """What was tried online, and what went wrong in the end, in short."""
+    said = " ".join(last.split())[:SHOWN]
+    return (
+        f"none of {', '.join(name for name, _ in spec.sources)} could be downloaded ({said}); "
+        "look to the network, or give --suite a local diffusers folder."
     )
 
 

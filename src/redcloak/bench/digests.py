@@ -11,12 +11,13 @@ from typing import Any
 from redcloak.images import file_digest, list_images
 from redcloak.report.table import write_whole
 from redcloak.subjects import Photos, load_subject
+from redcloak.suite import Suite
 
 PORTRAITS = Path(__file__).parents[1] / "portraits"
 
 
 class Digests:
-    """Names and digests of photos without their pixels, remembered in one file; without a file nothing is kept.
+    """Names and digests of photos without their pixels, and whose faces they show, kept in one file, if in any.
 
     What is remembered is only believed while nothing has changed: for a folder the names, sizes and times of its files,
     for drawn subjects the source of the portrait generator.
@@ -54,6 +55,25 @@ class Digests:
         self.known[name] = {"state": state, "photos": {field: getattr(photos, field) for field in fields}}
         self.changed = True
         return photos
+
+    def look(self, spec: str, suite: Suite) -> str | None:
+        """What is wrong with the faces of known photos, looked at once with the suite's back end, and remembered.
+
+        Raises:
+            UserError: as :func:`redcloak.detection.one_person` does; that is not remembered.
+        """
+        known, by = self.known[f"{spec}@{suite.spec.resolution}"], suite.fingerprint_of_faces()
+        if known.get("faces", {}).get("by") != by:
+            from redcloak.detection import strangers
+
+            known["faces"] = {"by": by, "strangers": strangers(load_subject(spec, suite.spec.resolution), suite.faces)}
+            self.changed = True
+        return self.strangers(spec, suite.spec.resolution)
+
+    def strangers(self, spec: str, size: int) -> str | None:
+        """What was wrong with the faces of known photos when they were last looked at; None where nobody has looked."""
+        found: str | None = self.known[f"{spec}@{size}"].get("faces", {}).get("strangers")
+        return found
 
     def keep(self) -> None:
         """Write what was learnt, where there is a folder for it."""

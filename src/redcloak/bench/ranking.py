@@ -99,6 +99,7 @@ class _Ranking:
         self.config: MatrixConfig = matrix.config
         self.results, self.facts = results, facts
         self.held_out = all(matrix.held_out.values())
+        self.strangers = " ".join(f"{label}: {said}" for label, said in matrix.strangers.items() if said) or None
         self.several = len(self.config.trainers) > 1
         self.teams = {place: by(cells, lambda cell: cell.team) for place, cells in self._by_place().items()}
         self.places = [place for place in self.teams if place[0] != UNTUNED]
@@ -207,6 +208,7 @@ class _Ranking:
             held_out=self.held_out,
             surrogate=surrogate,
             victim=self.config.suite,
+            strangers=self.strangers,
         )
 
     def _summary(self, name: str, place: tuple[str, str], team: Team) -> Summary:

@@ -7,12 +7,14 @@ The folder of a run holds ``matrix.yaml`` (every default resolved), ``results.pa
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from redcloak.api import Kind
 from redcloak.bench.board import Board, Failure, read_board
 from redcloak.bench.config import MatrixConfig
 from redcloak.bench.digests import Digests
@@ -20,6 +22,8 @@ from redcloak.bench.grid import Arm, Matrix
 from redcloak.bench.plan import MatrixPlan, plan
 from redcloak.bench.ranking import board
 from redcloak.bench.results import Results
+from redcloak.config import Choice
+from redcloak.configured import needs, templates
 from redcloak.errors import UserError
 from redcloak.execute import Event, run
 from redcloak.images import check_writable
@@ -29,6 +33,8 @@ from redcloak.places import existing, open_store
 from redcloak.prompts import check_words
 from redcloak.report.table import write_whole
 from redcloak.store import Artifact, Store
+from redcloak.suite import Suite
+from redcloak.suite import load as load_suite
 
 Overwrite = Literal["missing", "retry", "force", "read-only"]
 WAYS: tuple[Overwrite, ...] = get_args(Overwrite)
@@ -59,14 +65,18 @@ class Bench:
         executor: str = "local",
         on_event: Callable[[Event], None] = silent,
         threads: int | None = None,
+        warn: Callable[[str], None] = warnings.warn,
     ) -> Board:
         """Make what ``overwrite`` says and write the results of all arms that are finished.
+
+        ``warn`` is told which photos of a subject seem to show someone else than the rest; the board has a red flag.
 
         ``missing`` makes what is not there, what failed before included; ``retry`` only what failed and what waits for
         it; ``force`` everything anew; ``read-only`` nothing.
 
         Raises:
-            UserError: another run is at work in the same folder, the store cannot be used, or no arm is finished.
+            UserError: another run is at work in the same folder, the store cannot be used, no photo of a subject shows
+                a face, or no arm is finished.
         """
         if overwrite == "read-only":
             return self.report()
@@ -77,8 +87,9 @@ class Bench:
             if overwrite == "force":
                 forget(self.matrix, self.store)
             targets = self.failed_before() if overwrite == "retry" else self.matrix.targets()
-            if not {node.key for node in targets} <= self.store.keys():
+            if missing := {node.key for node in targets} - self.store.keys():
                 check_prompts(self.matrix.config)
+                check_people(self.matrix, missing, warn)
             run(
                 self.matrix.graph,
                 self.store,
@@ -146,39 +157,54 @@ def prepare(matrix: Matrix, out: Path, store: str | Path | None, read_only: bool
 
 def check_prompts(config: MatrixConfig) -> None:
     """See that the text encoder reads every prompt to its end, in training and in sampling."""
-    from redcloak.suite import load
-
-    audit = config.audit(config.subjects[0])
-    tokenizer = load(audit.suite, audit.machine).tokenizer
+    suite = _suite(config)
+    said = [each for option in config.trainers for each in templates(suite, option.chain[0])]
     for person in config.subjects:
         subject = person.words.words
         prompts = [prompt.format(subject=subject.name) for each in config.prompts for prompt in each.prompts]
         for words in config.decoupling:
-            check_words(tokenizer, subject, words.decoupling, prompts)
+            check_words(suite.tokenizer, subject, words.decoupling, prompts, said)
+
+
+def check_people(matrix: Matrix, missing: Set[str], warn: Callable[[str], None]) -> None:
+    """Look once at the faces of each subject of which anything is ``missing``, where any score looks at faces.
+
+    Raises:
+        UserError: no face was found in any photo of a subject.
+    """
+    suite = _suite(matrix.config)
+    if "faces" not in _slots(matrix.config, suite):
+        return
+    wanting = {arm.axes.subject for arm in matrix.arms if any(node.key in missing for node in arm.targets)}
+    for person in matrix.config.subjects:
+        if person.label in wanting:
+            matrix.strangers[person.label] = said = matrix.digests.look(person.photos, suite)
+            if said:
+                warn(f"subject {person.label!r}: {said}")
+    matrix.digests.keep()
 
 
 def check_models(matrix: Matrix) -> None:
     """See that the suite has what the methods need, without loading it."""
-    from redcloak import registry
-    from redcloak.api import Kind
-    from redcloak.config import Choice
-    from redcloak.suite import load
+    suite = _suite(matrix.config)
+    suite.check("backbone", *_slots(matrix.config, suite))
 
-    config = matrix.config
+
+def _suite(config: MatrixConfig) -> Suite:
     audit = config.audit(config.subjects[0])
-    suite = load(audit.suite, audit.machine)
+    return load_suite(audit.suite, audit.machine)
+
+
+def _slots(config: MatrixConfig, suite: Suite) -> tuple[str, ...]:
+    """The models of the suite that the methods of a matrix need."""
+    metrics = config.audit(config.subjects[0]).metric
     kinds: list[tuple[Kind, tuple[Choice, ...]]] = [
         ("protect", tuple(step for option in config.protections for step in option.chain)),
         ("purify", tuple(step for option in config.purifiers for step in option.chain)),
         ("personalize", tuple(step for option in config.trainers for step in option.chain)),
-        ("metrics", tuple(Choice(name=name) for name in (*config.metrics, "fidelity"))),
+        ("metrics", tuple(map(metrics, (*config.metrics, "fidelity")))),
     ]
-    slots = ["backbone"]
-    for kind, choices in kinds:
-        for choice in choices:
-            entry = registry.describe(kind, choice.name)
-            slots += entry.needs(entry.configure(**suite.settings(choice.name, choice.settings)))
-    suite.check(*dict.fromkeys(slots))
+    return needs(suite, [(kind, choice) for kind, choices in kinds for choice in choices])
 
 
 def behind(graph: Graph, keys: set[str]) -> set[str]:

@@ -150,7 +150,7 @@ def run(
     where = options.folder(config.protocol, out)
     bench = prepare(expanded(config, where), where, store, overwrite == "read-only")
     with Screen(bench.plan(config.workers)) as screen:
-        board = bench.run(overwrite, config.workers, executor, screen.follow, threads)
+        board = bench.run(overwrite, config.workers, executor, screen.follow, threads, options.warn)
     typer.echo(board.to_json() if json else standings(board, where), nl=not json)
     if open_:
         typer.launch((where / "leaderboard.html").absolute().as_uri())

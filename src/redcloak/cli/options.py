@@ -131,6 +131,11 @@ def _parse(pairs: list[str]) -> dict[str, Any]:
     return parse_settings(pairs)
 
 
+def warn(words: str) -> None:
+    """Say on stderr what does not stop the work."""
+    typer.echo(f"warning: {words}", err=True)
+
+
 def numbers(text: str | None, flag: str) -> list[int] | None:
     """``0,1`` -> ``[0, 1]``."""
     try:

@@ -112,7 +112,7 @@ def personalize(
     from redcloak.cli.progress import Screen
 
     with Screen() as screen:
-        steps.personalize(chosen, out, cdl=cdl, watch=screen.watch, force=force, resume=resume)
+        steps.personalize(chosen, out, cdl=cdl, watch=screen.watch, force=force, resume=resume, warn=options.warn)
     _say(json, {"out": str(out), "prompt": chosen.subject.words.instance_prompt}, "", out)
 
 

@@ -22,12 +22,8 @@ def clips(suite: Suite, folders: Sequence[Path] = ()) -> dict[str, Clip]:
     """The suite's CLIP, where it has one, and one from each folder, by the folder's name.
 
     Raises:
-        UserError: there is none at all, two share a name, or as :func:`from_folder`.
+        UserError: there is none at all, one lacks a tower, two share a name, or as :func:`from_folder`.
     """
-    if suite.spec.clip and not (suite.folder / suite.spec.clip / "text").is_dir():
-        raise UserError(
-            f"suite {suite.name}: its CLIP has no text tower (text/), so nothing can be said about prompts."
-        )
     found = {suite.name: suite.clip} if suite.spec.clip else {}
     for folder in folders:
         if folder.name in found:
