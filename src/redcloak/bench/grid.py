@@ -106,6 +106,7 @@ class Matrix:
     graph: Graph = field(default_factory=Graph)
     arms: list[Arm] = field(default_factory=list)
     held_out: dict[str, bool] = field(default_factory=dict)
+    references: dict[str, int] = field(default_factory=dict)
     digests: Digests = field(default_factory=Digests)
 
     @classmethod
@@ -135,6 +136,7 @@ class _Weaver:
         suite = load_suite(audit.suite, audit.machine)
         photos = matrix.digests.photos(person.photos, suite.spec.resolution)
         matrix.held_out[person.label] = photos.held_out
+        matrix.references[person.label] = len(photos.reference_names)
         self.base = Builder(audit, suite, photos, matrix.graph)
         self.trainers = [
             (each.label, self.base if index == 0 else self.base.but(trainer=each.chain[0]))
