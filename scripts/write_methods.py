@@ -27,11 +27,11 @@ def scores() -> str:
     for name in registry.names("metrics"):
         method = registry.load("metrics", name).method
         for key, score in method.scores.items():
-            better = "higher" if score.higher_is_better else "lower"
             extent = f"{score.low:g} to {score.high:g}"
             extent += f", {score.unit}" if score.unit not in ("", extent) else ""
             metric = f"`{name}`" + (", paired" if method.paired else "")
-            cells = (f"`{key}`: {score.title}", metric, better, extent, score.minimum_n, method.cite, method.license)
+            source = (method.cite, method.license)
+            cells = (f"`{key}`: {score.title}", metric, score.better, extent, score.minimum_n, *source)
             rows.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(rows)
 

@@ -56,6 +56,29 @@ def suite(suite_folder: Path) -> Suite:
     return Suite(suite_folder)
 
 
+@pytest.fixture(scope="session")
+def clip_folder(suite_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A transformers CLIP with random weights, and its tokenizer. Do not change it: copy it."""
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+    folder = tmp_path_factory.mktemp("clips") / "vit-random"
+    tokenizer = CLIPTokenizer.from_pretrained(suite_folder / "tokenizer")
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = small | {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": tokenizer.model_max_length,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    config = CLIPConfig(text_config=text, vision_config=small | {"image_size": 32, "patch_size": 8}, projection_dim=12)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        CLIPModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.4] * 3, "image_std": [0.3] * 3}))
+    return folder
+
+
 @pytest.fixture
 def backbone(suite: Suite) -> Iterator[Backbone]:
     """The suite's backbone; it must be handed back as it was."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torchmetrics.image.kid import poly_mmd
 
 from redcloak import lpips as network
+from redcloak import mobilenet
 from redcloak.api import Context
 from redcloak.convert.lpips import convert, main
 from redcloak.errors import UserError
@@ -163,6 +165,11 @@ def test_the_score_is_the_same_on_unit_features(kind: str, photos: Tensor, conte
     assert float(values.double().mean()) == pytest.approx(float(poly_mmd(y * root, x * root)), abs=1e-4)
     with pytest.raises(UserError, match="kid: it needs reference photos"):
         kid.kid(photos, kid.Config(), replace(context, reference=None))
+
+
+def test_the_package_of_the_features_enters_the_key():
+    assert kid.Config().models() == {}
+    assert kid.Config(features="mobilenet").models() == {mobilenet.PACKAGE: version(mobilenet.PACKAGE)}
 
 
 def test_an_audit_asks_generated_pictures_for_no_original(suite_folder: Path, tmp_path: Path):

@@ -159,5 +159,5 @@ def test_the_page_of_scores_lists_them_all_as_they_are():
         method = registry.describe("metrics", name).method
         for key, score in method.scores.items():
             assert f"| `{name}`" in rows[key]
-            assert f"| {'higher' if score.higher_is_better else 'lower'} | {score.low:g} to {score.high:g}" in rows[key]
+            assert f"| {score.better} | {score.low:g} to {score.high:g}" in rows[key]
             assert rows[key].endswith(f"| {score.minimum_n} | {method.cite} | {method.license} |"), "run ./scripts/docs"

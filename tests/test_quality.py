@@ -22,6 +22,7 @@ from skimage.data import astronaut as photograph
 from torch import Tensor, nn
 from torchmetrics.functional.multimodal.clip_iqa import _clip_iqa_compute
 
+from redcloak import registry
 from redcloak.api import Context, Subject
 from redcloak.convert.liqe import convert, main
 from redcloak.errors import UserError
@@ -297,6 +298,15 @@ def test_the_sums_of_the_paper(photos: Tensor, context: Context):
     identity = ims(photos, Config(weight=0.5), context)["ims"]
     assert torch.allclose(values["q"], 0.5 * (2 * (quality - 1) / 4 - 1) + 0.5 * iqac, atol=1e-6)
     assert torch.allclose(values["avg"], 0.5 * identity + 0.5 * values["q"], atol=1e-6)
+
+
+def test_the_sums_take_only_scores_of_their_scale():
+    configure = registry.load("metrics", "overall").configure
+    assert configure(quality={"name": "liqe", "weights": "folder"}).quality.name == "liqe"
+    with pytest.raises(UserError, match=r"identity = 'identity': .*its scale does not fit the sum; choose ims\."):
+        configure(identity="identity")
+    with pytest.raises(UserError, match=r"quality = 'brisque': .*does not fit the sum; choose quality or liqe"):
+        configure(quality="brisque")
 
 
 @pytest.mark.parametrize(("ims", "q", "avg"), [(0.116, -0.070, 0.023), (0.160, 0.038, 0.099), (-0.215, 0.028, -0.094)])

@@ -13,6 +13,7 @@ from statsmodels.regression.linear_model import OLS
 from redcloak.stats import (
     Sample,
     cluster_bootstrap,
+    dyadic_bootstrap,
     for_every_seed,
     mean,
     paired_difference,
@@ -50,6 +51,37 @@ def bootstrap(values, **settings):
 
 def covers(interval, truth=0.0):
     return interval.low <= truth <= interval.high
+
+
+def dyads(rng, units=20, own=0.1, within=0.1):
+    """Values ``own_i + own_j + noise`` of all pairs around 0, and the two units of each."""
+    first, second = np.triu_indices(units, 1)
+    effects = own * rng.normal(size=units)
+    return effects[first] + effects[second] + within * rng.normal(size=len(first)), first, second
+
+
+def test_the_interval_of_pairs_covers_the_truth_as_often_as_it_says_and_one_over_first_units_does_not():
+    rng = np.random.default_rng(5)
+    runs = 500
+    both = first_alone = 0
+    for _ in range(runs):
+        values, first, second = dyads(rng)
+        both += covers(dyadic_bootstrap(values, first, second, n=1000))
+        first_alone += covers(cluster_bootstrap(values, first, n=1000))
+    assert 0.92 <= both / runs <= 0.98
+    assert first_alone / runs < 0.85
+
+
+def test_couples_of_units_count_the_same_and_nothing_hangs_on_their_order():
+    values, first, second = np.array([1.0, 3.0, 5.0, 6.0, np.nan]), np.array(list("aabbc")), np.array(list("bbcad"))
+    found = dyadic_bootstrap(values, first, second)
+    assert found.estimate == pytest.approx(((1 + 3 + 6) / 3 + 5) / 2)
+    assert found.clusters == 3
+    assert dyadic_bootstrap(values, second, first) == found
+    with pytest.raises(ValueError, match="one unit twice"):
+        dyadic_bootstrap(values, first, first)
+    assert isnan(dyadic_bootstrap(values[:1], first[:1], second[:1]).low)
+    assert isnan(dyadic_bootstrap(values[4:], first[4:], second[4:]).estimate)
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says_and_the_iid_bootstrap_does_not():

@@ -169,14 +169,24 @@ class Metric(Protocol):
 
 @dataclass(frozen=True)
 class Score:
-    """What one score means: the direction that is better, its range, unit, and smallest sensible sample."""
+    """What one score means: the direction that is better, its range, unit, and smallest sensible sample.
+
+    ``higher_is_better`` is None where neither direction is. ``of_set``: the mean over the pictures of one seed is the
+    score of that set, and a single picture has none; ``minimum_n`` is then the size of each set and of the reference.
+    """
 
     title: str
-    higher_is_better: bool
+    higher_is_better: bool | None
     low: float
     high: float
     unit: str = ""
     minimum_n: int = 1
+    of_set: bool = False
+
+    @property
+    def better(self) -> str:
+        """``higher``, ``lower`` or ``neither``."""
+        return {True: "higher", False: "lower", None: "neither"}[self.higher_is_better]
 
 
 @dataclass(frozen=True)

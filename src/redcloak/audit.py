@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +34,7 @@ from redcloak.subjects import Photos, load_subjects, pair
 from redcloak.suite import Suite
 from redcloak.suite import load as load_suite
 
+Used = tuple[Kind, str, tuple[str, ...]]
 RESEARCH_ONLY = ("non-commercial", "research use", "agpl", "gpl")
 
 
@@ -174,6 +175,7 @@ class Audit:
             budget=Budget.of_255(self.config.budget),
             metrics=metrics,
             held_out=all(builder.photos.held_out for builder in self.builders.values()),
+            references=min(len(builder.photos.reference) for builder in self.builders.values()),
             surrogate=surrogate,
             victim=self.suite.name,
             strangers=strangers,
@@ -210,13 +212,17 @@ class Audit:
         return {key: score for name in names for key, score in registry.load("metrics", name).method.scores.items()}
 
     def _methods(self) -> tuple[MethodUsed, ...]:
+        from redcloak.recognisers import LICENSES
+
         methods = []
-        for kind, name in used(self.config, self.suite):
+        for kind, name, faces in used(self.config, self.suite):
             method = registry.load(kind, name).method
-            free = not any(word in method.license.lower().split("(")[0] for word in RESEARCH_ONLY)
+            behind = [f"{each}: {LICENSES[each]}" for each in faces]
+            binding = " ".join((method.license.split("(")[0], *behind)).lower()  # a bracket tells of others' code
+            free = not any(word in binding for word in RESEARCH_ONLY)
             methods.append(MethodUsed(
                 kind=registry.KINDS[kind], name=name, title=method.title, cite=method.cite,
-                license=method.license, free=free,
+                license="; ".join((method.license, *behind)), free=free,
             ))  # fmt: skip
         models = [
             MethodUsed(
@@ -258,14 +264,18 @@ def chosen(config: AuditConfig) -> list[tuple[Kind, Choice]]:
     return [(kind, choice) for kind, choices in kinds for choice in choices]
 
 
-def used(config: AuditConfig, suite: Suite) -> tuple[tuple[Kind, str], ...]:
-    """Every method of an audit and every part of one, once: (kind, name)."""
-    found: list[tuple[Kind, str]] = []
-    for kind, choice in chosen(config):
-        entry = registry.load(kind, choice.name)
-        parts = entry.configure(**suite.settings(choice.name, choice.settings)).parts()
-        found += [(kind, choice.name), *((of, part.name) for of, part in parts)]
+def used(config: AuditConfig, suite: Suite) -> tuple[Used, ...]:
+    """Every method of an audit and every part of one, once: (kind, name, the face back ends behind it)."""
+    found = (each for kind, choice in chosen(config) for each in _with_parts(suite, kind, choice))
     return tuple(dict.fromkeys(found))
+
+
+def _with_parts(suite: Suite, kind: Kind, choice: Choice) -> Iterator[Used]:
+    entry = registry.load(kind, choice.name)
+    resolved = entry.configure(**suite.settings(choice.name, choice.settings))
+    yield kind, choice.name, entry.faces(resolved, suite.spec.faces)
+    for of, part in resolved.parts():
+        yield from _with_parts(suite, of, part)
 
 
 def command(config: AuditConfig, out: Path) -> str:

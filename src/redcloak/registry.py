@@ -58,6 +58,10 @@ class Entry:
             slots += part.needs(part.configure(**choice.settings))
         return tuple(dict.fromkeys(slots))
 
+    def faces(self, config: MethodConfig, own: str) -> tuple[str, ...]:
+        """The face back ends that the method uses when it is configured so, in a suite that has ``own``."""
+        return config.faces(own) if "faces" in self.method.needs else ()
+
     def configure(self, **settings: Any) -> MethodConfig:
         """Validate settings against the method's own configuration."""
         from redcloak.config import validate

@@ -21,7 +21,8 @@ def contributions(x: Tensor, y: Tensor) -> Tensor:
     """What each row of ``x`` adds: ``(N,)``, whose mean is the unbiased squared distance of ``x`` and ``y``.
 
     Features ``(N, D)`` and ``(M, D)``; nan where either set has fewer than two. A value may be below 0: that is what
-    unbiased means.
+    unbiased means. Rows drawn again give no interval of the distance: each also counts in the others' values, and ``y``
+    is a sample too.
 
     Cite: Binkowski et al., "Demystifying MMD GANs", ICLR 2018, equation 4.
     """

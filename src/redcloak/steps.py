@@ -215,10 +215,10 @@ class _Step:
         try:
             found = strangers(self.builder.photos, self.suite.faces)
         except UserError as error:
-            if read_record(Path(self.config.photos)).get("verb") not in ("protect", "purify"):
+            if read_record(Path(self.config.folder)).get("verb") not in ("protect", "purify"):
                 raise
             return str(error)
-        return found and f"photos of {self.config.photos!r}: {found}"
+        return found and f"photos of {self.config.folder!r}: {found}"
 
     def give(self, node: Node, pictures: Pictures, space: Path) -> Path:
         """Put pictures where a node would have put them."""

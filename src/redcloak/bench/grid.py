@@ -107,6 +107,7 @@ class Matrix:
     arms: list[Arm] = field(default_factory=list)
     held_out: dict[str, bool] = field(default_factory=dict)
     strangers: dict[str, str | None] = field(default_factory=dict)
+    references: dict[str, int] = field(default_factory=dict)
     digests: Digests = field(default_factory=Digests)
 
     @classmethod
@@ -137,6 +138,7 @@ class _Weaver:
         photos = matrix.digests.photos(person.photos, suite.spec.resolution)
         matrix.held_out[person.label] = photos.held_out
         matrix.strangers[person.label] = matrix.digests.strangers(person.photos, suite.spec.resolution)
+        matrix.references[person.label] = len(photos.reference_names)
         self.base = Builder(audit, suite, photos, matrix.graph)
         self.trainers = [
             (each.label, self.base if index == 0 else self.base.but(trainer=each.chain[0]))

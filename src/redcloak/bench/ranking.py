@@ -100,6 +100,7 @@ class _Ranking:
         self.results, self.facts = results, facts
         self.held_out = all(matrix.held_out.values())
         self.strangers = " ".join(f"{label}: {said}" for label, said in matrix.strangers.items() if said) or None
+        self.references = min(matrix.references.values(), default=None)
         self.several = len(self.config.trainers) > 1
         self.teams = {place: by(cells, lambda cell: cell.team) for place, cells in self._by_place().items()}
         self.places = [place for place in self.teams if place[0] != UNTUNED]
@@ -206,6 +207,7 @@ class _Ranking:
             budget=Budget.of_255(float(place[1])),
             metrics={k: v for m in metrics for k, v in registry.describe("metrics", m).method.scores.items()},
             held_out=self.held_out,
+            references=self.references,
             surrogate=surrogate,
             victim=self.config.suite,
             strangers=self.strangers,

@@ -205,8 +205,8 @@ def score(
 def _means(cells: Mapping[str, Cell], scores: Mapping[str, Score]) -> str:
     rows = [("score", "mean", "pictures", "undefined", "better")]
     for name, cell in cells.items():
-        better = "higher" if scores[name].higher_is_better else "lower"
-        rows.append((scores[name].title, interval(cell.interval), str(cell.n), str(cell.undefined), better))
+        score = scores[name]
+        rows.append((score.title, interval(cell.interval), str(cell.n), str(cell.undefined), score.better))
     return aligned(rows)
 
 

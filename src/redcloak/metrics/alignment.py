@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from redcloak.errors import UserError
 
 METHOD = Method(
     title="CLIP alignment (CLIP-T)",
-    cite="Ruiz et al., DreamBooth, CVPR 2023 (CLIP-T), the rare token left out.",
+    cite="Ruiz et al., DreamBooth, CVPR 2023 (CLIP-T), the class noun in the rare token's place.",
     needs=("clip",),
     scores={"alignment": Score("alignment (CLIP-T)", True, -1, 1, "cosine", 8)},
 )
@@ -24,8 +26,9 @@ class Config(MethodConfig):
 def alignment(images: Tensor, config: Config, context: Context) -> dict[str, Tensor]:
     """Cosine of each picture and its own prompt, ``(N,)``.
 
-    The identifier is left out of the prompt ("a photo of sks person" is scored as "a photo of person"): CLIP never met
-    it, and its embedding would be noise. Images ``(N, 3, H, W)`` in [0, 1]; prompts in ``context.prompts``.
+    The class noun stands where the identifier stood: "a photo of sks person" and "a photo of sks" are both scored as "a
+    photo of person", as CLIP never met the identifier and its embedding would be noise. Images ``(N, 3, H, W)`` in
+    [0, 1]; prompts in ``context.prompts``.
 
     Cite: Ruiz et al., CVPR 2023, section 4.2. License: that of the suite's CLIP.
     """
@@ -41,5 +44,6 @@ def alignment(images: Tensor, config: Config, context: Context) -> dict[str, Ten
 
 
 def plain(prompt: str, subject: Subject) -> str:
-    """The prompt without the subject's identifier."""
-    return " ".join(word for word in prompt.split() if word != subject.identifier)
+    """The prompt with the class noun in place of the subject's identifier, and of both where the noun follows it."""
+    name, noun = (rf"(?<!\w){re.escape(word)}(?!\w)" for word in (subject.identifier, subject.class_noun))
+    return " ".join(re.sub(rf"{name}(\s+{noun})?", lambda _: subject.class_noun, prompt).split())

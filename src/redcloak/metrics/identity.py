@@ -11,9 +11,9 @@ from redcloak.config import MethodConfig
 from redcloak.errors import UserError
 
 METHOD = Method(
-    title="Identity and face detection (YuNet + SFace)",
-    cite="Van Le et al., Anti-DreamBooth, ICCV 2023 (ISM, FDFR), with YuNet and SFace as the yardstick.",
-    license="Apache-2.0; weights: YuNet MIT, SFace Apache-2.0",
+    title="Identity and face detection",
+    cite="Van Le et al., Anti-DreamBooth, ICCV 2023 (ISM, FDFR), with the suite's faces as the yardstick.",
+    license="Apache-2.0; weights: that of the suite's faces",
     needs=("faces",),
     scores={
         "identity": Score("identity (ISM)", True, -1, 1, "cosine", 8),

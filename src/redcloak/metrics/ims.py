@@ -18,7 +18,7 @@ SENTINEL = -1.0
 METHOD = Method(
     title="Identity matching score (IMS)",
     cite="Liu et al., arXiv 2406.18944 (IMS); the rule is DeepFace's find, by Serengil and Ozpinar, ASYU 2020.",
-    license="Apache-2.0; weights: that of the recognisers (antelopev2: non-commercial)",
+    license="Apache-2.0; weights: that of the recognisers",
     needs=("faces",),
     scores={
         "ims": Score("IMS (0.7 cosine + 0.3 rule)", True, -1, 1, "", 8),
@@ -31,12 +31,16 @@ METHOD = Method(
 class Config(MethodConfig):
     """Which recognisers stand where the paper has antelopev2 and VGG-Face, and where the rule accepts."""
 
-    embedder: Choice = Field("suite", description="recogniser of the cosine; the paper's: antelopev2")
+    embedder: Choice = Field("suite", description="recogniser of the cosine; the paper's: antelopev2 (non-commercial)")
     recogniser: Choice = Field("suite", description="recogniser of the rule; the paper's is VGG-Face")
     distance: float | None = Field(
         None, gt=0, le=2, description="cosine distance up to which the rule accepts; by default its recogniser's own"
     )
     weight: float = Field(0.7, ge=0, le=1, description="of the cosine; the rule has the rest")
+
+    def faces(self, own: str) -> tuple[str, ...]:
+        """The two recognisers."""
+        return tuple(dict.fromkeys(own if name == "suite" else name for name in (self.embedder, self.recogniser)))
 
     def models(self) -> dict[str, str]:
         """What identifies the recognisers that are not the suite's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Literal
 
 import torch
@@ -22,7 +23,7 @@ METHOD = Method(
     cite="Binkowski et al., Demystifying MMD GANs, ICLR 2018; on other features than Inception's.",
     license="Apache-2.0; weights: that of the suite's CLIP, or torchvision's MobileNetV2, BSD-3-Clause",
     needs=("clip",),
-    scores={"kid": Score("KID", False, -16, 16, "squared, of the cubic kernel", 32)},
+    scores={"kid": Score("KID", False, -16, 16, "squared, of the cubic kernel", 32, of_set=True)},
 )
 
 
@@ -30,6 +31,10 @@ class Config(MethodConfig):
     """Which features."""
 
     features: Literal["clip", "mobilenet"] = Field("clip", description="the suite's CLIP, or MobileNetV2 of ImageNet")
+
+    def models(self) -> dict[str, str]:
+        """The version of the package of MobileNetV2's weights, where it is asked for."""
+        return {mobilenet.PACKAGE: version(mobilenet.PACKAGE)} if self.features == "mobilenet" else {}
 
     def check(self) -> None:
         """See that the package of MobileNetV2's weights is installed, where it is asked for."""
@@ -43,7 +48,8 @@ def kid(images: Tensor, config: Config, context: Context) -> dict[str, Tensor]:
     All pictures are one subset, so that its size always fits; means over subsets are in :mod:`redcloak.sets`. Features
     are brought to length sqrt(D), so that the kernel is (cosine + 1)^3 and the value bounded; it is not the KID of
     Inception, and compares within one choice of features. nan for fewer than two pictures or references. A picture's
-    value depends on its companions. Images ``(N, 3, H, W)`` in [0, 1]. Nothing is random.
+    value depends on its companions, so that there is no interval over pictures, only over subjects or seeds, for the
+    reference as it is. Images ``(N, 3, H, W)`` in [0, 1]. Nothing is random.
 
     Raises:
         UserError: no reference, or the weights are not installed.

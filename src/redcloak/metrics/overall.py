@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from redcloak import registry
@@ -19,12 +19,22 @@ METHOD = Method(
     },
 )
 
+FITTING = {"quality": ("quality", "liqe"), "identity": ("ims",)}  # the formulas fix their scales: 1 to 5, and IMS's
+
 
 class Config(MethodConfig):
     """Its parts."""
 
     quality: MethodChoice = Field(Choice(name="quality"), description="quality (the suite's), or liqe with its weights")
     identity: MethodChoice = Field(Choice(name="ims"), description="ims with its settings")
+
+    @field_validator("quality", "identity")
+    @classmethod
+    def _summable(cls, value: Choice, info: ValidationInfo) -> Choice:
+        fitting = FITTING[str(info.field_name)]
+        if value.name not in fitting:
+            raise ValueError(f"its scale does not fit the sum; choose {' or '.join(fitting)}")
+        return value
 
     def parts(self) -> tuple[tuple[Kind, Choice], ...]:
         """The three scores that it sums."""

@@ -15,8 +15,8 @@ METHOD = Method(
     cite="Field, Relations between the statistics of natural images and the response properties of cells, JOSA A 1987.",
     paired=True,
     scores={
-        "high_share": Score("energy above 0.25 cycles/pixel", False, 0, 1, "share", 1),
-        "mean_frequency": Score("mean frequency", False, 0, 0.7072, "cycles/pixel", 1),
+        "high_share": Score("energy above 0.25 cycles/pixel", None, 0, 1, "share", 1),
+        "mean_frequency": Score("mean frequency", None, 0, 0.7072, "cycles/pixel", 1),
     },
 )
 

@@ -119,8 +119,7 @@ def _plot(arms: Sequence[Arm], intervals: dict[str, Estimate], score: Score) -> 
         _dress(axes, [arm.title for arm in shown])
         element = svg(figure, score.title)
     words = "; ".join(f"{arm.title} {intervals[arm.name]}" for arm in shown)
-    better = "higher" if score.higher_is_better else "lower"
-    return Plot(score.title, f"{score.title} of generated pictures, {better} is better. {words}.", element)
+    return Plot(score.title, f"{score.title} of generated pictures, {score.better} is better. {words}.", element)
 
 
 def _mark(axes: Axes, row: int, interval: Estimate, color: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isnan, nan
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -204,5 +205,9 @@ def _cells(scores: Scores, arm: str, source: Source, metrics: Mapping[str, Score
 
 
 def _interval(sample: Sample, score: Score) -> Estimate:
-    found = cluster_bootstrap(sample.values, sample.subjects, subclusters=sample.seeds)
+    """Pictures of one set are not drawn again for a score of sets: none has a value that another would not change."""
+    drawn = sample.sets if score.of_set else sample
+    found = cluster_bootstrap(drawn.values, drawn.subjects, subclusters=drawn.seeds)
+    if score.of_set and found.over == "pictures":
+        found = replace(found, over="sets")
     return found.within(score.low, score.high)

@@ -4,7 +4,7 @@ The long table goes in as one :class:`Sample` per arm; what comes out has an int
 ``docs/statistics.md`` says what is computed, under which assumptions, and how well it keeps its level.
 """
 
-from redcloak.stats.bootstrap import cluster_bootstrap, expected, mean, paired_difference, recovered
+from redcloak.stats.bootstrap import cluster_bootstrap, dyadic_bootstrap, expected, mean, paired_difference, recovered
 from redcloak.stats.compare import Comparison, compare
 from redcloak.stats.effects import cliffs_delta, cohen_dz, rank_biserial
 from redcloak.stats.paired import holm, sign_flip, signed_rank, subject_differences
@@ -22,6 +22,7 @@ __all__ = [
     "cluster_bootstrap",
     "cohen_dz",
     "compare",
+    "dyadic_bootstrap",
     "expected",
     "for_every_seed",
     "holm",

@@ -66,6 +66,48 @@ def cluster_bootstrap(
     return _bootstrap([sample], lambda drawn: statistic(*drawn[0]), n, seed)
 
 
+def dyadic_bootstrap(
+    values: Floats, first: NDArray[Any], second: NDArray[Any], n: int = 2000, seed: int = 0
+) -> Estimate:
+    """The mean over pairs of two units each, with its 95% interval: units are drawn again, a pair as often as both.
+
+    All pairs of a unit share it, so that pairs are not independent whichever of their two units they are filed under.
+    Every couple of units counts the same.
+
+    Args:
+        values: ``(N,)``; NaN is left out.
+        first: ``(N,)`` labels of one unit of each pair.
+        second: ``(N,)`` labels of the other.
+        n: number of replicates.
+        seed: the same seed gives the same interval, to the last bit.
+
+    Raises:
+        ValueError: a pair of a unit with itself.
+
+    Cite: Davezies, D'Haultfoeuille & Guyonvarch, "Empirical process results for exchangeable arrays", Annals of
+    Statistics 2021.
+    """
+    if bool(np.any(first == second)):
+        raise ValueError("first, second: a pair holds one unit twice; give pairs of two different units.")
+    defined = np.isfinite(values)
+    labels, ends = np.unique(np.concatenate([first[defined], second[defined]]), return_inverse=True)
+    count, (a, b) = len(labels), ends.reshape(2, -1)
+    if count < 3:
+        return Estimate(float(np.mean(values[defined])) if count else nan, nan, nan, clusters=count)
+    sums, sizes = np.zeros((2, count, count))
+    np.add.at(sums, (a, b), values[defined])
+    np.add.at(sizes, (a, b), 1)
+    couples = (sizes + sizes.T > 0).astype(np.float64)
+    means = (sums + sums.T) / np.maximum(sizes + sizes.T, 1)
+
+    def drawn(counts: Floats | Ints) -> Floats:
+        with np.errstate(invalid="ignore"):
+            return np.asarray(((counts @ means) * counts).sum(1) / ((counts @ couples) * counts).sum(1))
+
+    draws = _split(np.ones(n, dtype=np.int64), count, np.random.default_rng(seed))
+    return _percentile(float(drawn(np.ones((1, count)))[0]), drawn(draws), count, "subjects")
+
+
 def paired_difference(a: Sample, b: Sample, n: int = 2000, seed: int = 0) -> Estimate:
     """The mean of ``a - b`` over the (subject, seed) pairs that both arms have, with its 95% interval.
 

@@ -14,7 +14,7 @@ from redcloak.api import Interval
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Level = Literal["subjects", "seeds", "pictures"]
+Level = Literal["subjects", "seeds", "pictures", "sets"]
 Cell = tuple[Any, Any]
 
 
@@ -72,6 +72,13 @@ class Sample:
         """The (subject, seed) of each value; None where the value is undefined."""
         pairs = zip(self.subjects.tolist(), self.seeds.tolist(), np.isfinite(self.values), strict=True)
         return [(subject, seed) if defined else None for subject, seed, defined in pairs]
+
+    @property
+    def sets(self) -> Sample:
+        """One value for each (subject, seed), the mean over its pictures: for scores that no single picture has."""
+        cells = sorted({cell for cell in self.cells if cell is not None})
+        subjects, seeds = (np.array([cell[column] for cell in cells]) for column in (0, 1))
+        return Sample(cell_means(self, cells), subjects, seeds)
 
     def only(self, subject: Any) -> Sample:
         """The scores of one subject."""
