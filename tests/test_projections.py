@@ -83,14 +83,17 @@ def test_tsne_keeps_clusters_together_and_is_the_same_every_time(clusters):
     assert np.array_equal(found, tsne(points, perplexity=10))
 
 
-def test_tsne_descends(clusters):
-    points, _ = clusters
-    wanted = affinities(points, 10)
+@pytest.mark.parametrize("count", [8, 20, 60])
+@pytest.mark.parametrize("seed", range(3))
+def test_tsne_descends(count: int, seed: int):
+    """Of few points, too: there a rate that suits many overshoots."""
+    rng = np.random.default_rng(seed)
+    points = rng.normal(0, 4, (3, 16))[np.arange(count) % 3] + rng.normal(0, 1, (count, 16))
+    wanted, off = affinities(points, min(10, (count - 1) / 3)), ~np.eye(count, dtype=bool)
 
     def divergence(place: np.ndarray) -> float:
         kernel = 1 / (1 + np.square(place[:, None] - place).sum(-1))
         np.fill_diagonal(kernel, 0)
-        off = ~np.eye(60, dtype=bool)
         return float((wanted[off] * np.log(wanted[off] / (kernel / kernel.sum())[off])).sum())
 
     start, early, late = (divergence(tsne(points, perplexity=10, iterations=turns)) for turns in (0, 300, 750))
