@@ -153,7 +153,7 @@ def test_the_distance_of_spectra_is_that_of_amplitudes():
     offset = numbers(2, 3, 32, 48)
     assert torch.allclose(spectrum_apart(1.5 * offset, offset), torch.full((2,), 0.5), atol=1e-5)
     assert torch.allclose(spectrum_apart(offset.flip(-1).roll(5, -2), offset), torch.zeros(2), atol=1e-5)
-    assert torch.allclose(radial_energy(offset).sum(-1)[..., None], _energy(offset), rtol=1e-4)
+    assert torch.allclose(radial_energy(offset, radii(32, 48)).sum(-1)[..., None], _energy(offset), rtol=1e-4)
     assert spectrum_apart(torch.zeros_like(offset), offset).tolist() == [1, 1]
 
 

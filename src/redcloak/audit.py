@@ -17,7 +17,7 @@ from redcloak.api import Budget, Kind, Score
 from redcloak.arms import PRIORS, Arm, Builder
 from redcloak.checks import Run, run_checks
 from redcloak.config import AuditConfig, Choice
-from redcloak.configured import needs, templates
+from redcloak.configured import configured, needs, templates
 from redcloak.errors import UserError
 from redcloak.execute import Event, run
 from redcloak.images import check_writable, list_images, read_image
@@ -271,8 +271,7 @@ def used(config: AuditConfig, suite: Suite) -> tuple[Used, ...]:
 
 
 def _with_parts(suite: Suite, kind: Kind, choice: Choice) -> Iterator[Used]:
-    entry = registry.load(kind, choice.name)
-    resolved = entry.configure(**suite.settings(choice.name, choice.settings))
+    entry, resolved = configured(suite, kind, choice)
     yield kind, choice.name, entry.faces(resolved, suite.spec.faces)
     for of, part in resolved.parts():
         yield from _with_parts(suite, of, part)

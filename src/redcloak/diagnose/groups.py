@@ -94,6 +94,7 @@ def control(name: str, clean: Tensor, protected: Tensor, context: Context, seed:
     """
     from redcloak.protect.matched_noise import match
     from redcloak.protect.shuffled import shuffle_phases
+    from redcloak.protect.transplant import moved_on
 
     ball = Budget.of_255(linf(protected, clean))
     offset, streams = protected - clean, generators(seed, name, len(clean))
@@ -102,7 +103,7 @@ def control(name: str, clean: Tensor, protected: Tensor, context: Context, seed:
     if name == "matched_noise":
         return quantise(clean + match(offset, streams, turns=50), clean, ball)
     if name == "transplant":
-        return quantise(clean + (offset.roll(-1, 0) if len(clean) > 1 else offset.flip(-1)), clean, ball)
+        return quantise(clean + moved_on(offset), clean, ball)
     entry = registry.load("protect", name)
     settings = entry.configure(**context.suite.settings(name, {}) | {"budget": linf(protected, clean)})
     made: Tensor = entry.function(clean, settings, context, streams)

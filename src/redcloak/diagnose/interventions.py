@@ -11,7 +11,7 @@ from redcloak.api import Subject
 from redcloak.clip import Clip
 from redcloak.diagnose.misalignment import Concepts, embedded, measure
 from redcloak.errors import UserError
-from redcloak.protect.matched_noise import radial_energy
+from redcloak.protect.matched_noise import radial_energy, radii
 from redcloak.suite import Suite
 
 FLAWS = ("noisy pattern", "noise", "blurry", "jpeg artifacts", "pixelated", "low quality", "high quality", "clear")
@@ -63,7 +63,8 @@ def spectrum_apart(offset: Tensor, other: Tensor) -> Tensor:
 
     ``|a - b| / |b|`` of the amplitudes ``sqrt(energy)`` of all rings and channels; NaN where ``other`` is nothing.
     """
-    here, there = (radial_energy(each).sqrt().flatten(1) for each in (offset, other))
+    rings = radii(*offset.shape[-2:]).to(offset.device)
+    here, there = (radial_energy(each, rings).sqrt().flatten(1) for each in (offset, other))
     apart: Tensor = (here - there).norm(dim=1) / there.norm(dim=1)
     return apart
 

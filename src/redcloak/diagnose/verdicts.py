@@ -118,10 +118,10 @@ def _judge(
     return Verdict(claim, words, answer, effect, margin, why=broken or why)
 
 
-def _harmless(evidence: Evidence) -> str:
+def _harmless(evidence: Evidence, arm: str = "base", called: str = "the protection") -> str:
     """Why there is nothing to explain, or nothing."""
-    lost = evidence.lost("base")
-    return "" if presence(lost, evidence.margins.damage) == "present" else f"the protection's damage is {lost}"
+    lost = evidence.lost(arm)
+    return "" if presence(lost, evidence.margins.damage) == "present" else f"{called}'s damage is {lost}"
 
 
 def _loose(evidence: Evidence, arm: str, *columns: str, minus: str | None = None) -> str:
@@ -256,7 +256,5 @@ def _refutations(evidence: Evidence) -> Iterator[Verdict]:
             yield _judge("7a", words, evidence.lost(arm), evidence.margins.damage, broken)
     treated, cured = "adaptive+codesr+cdl", "clean+codesr+cdl+negative"
     if {treated, cured, "adaptive"} <= set(evidence.learned):
-        lost, margin = evidence.lost("adaptive"), evidence.margins.damage
-        broken = "" if presence(lost, margin) == "present" else f"the adaptive protection's damage is {lost}"
-        effect = evidence.lost(treated, cured)
-        yield _judge("7b", "The red team fails on an adaptive protection", effect, margin, broken)
+        broken, effect = _harmless(evidence, "adaptive", "the adaptive protection"), evidence.lost(treated, cured)
+        yield _judge("7b", "The red team fails on an adaptive protection", effect, evidence.margins.damage, broken)

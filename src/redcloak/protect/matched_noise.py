@@ -72,12 +72,11 @@ def radii(height: int, width: int) -> Tensor:
 
 def radial_power(offset: Tensor, rings: Tensor) -> Tensor:
     """The mean power in each ring: ``(N, C, rings)``."""
-    power, index = torch.fft.rfft2(offset).abs().pow(2).flatten(2), rings.flatten()
-    total = torch.zeros(*power.shape[:2], int(index.max()) + 1, device=offset.device).index_add(2, index, power)
-    return total / torch.bincount(index, minlength=total.shape[-1]).clamp_min(1)
+    return radial_energy(offset, rings) / torch.bincount(rings.flatten()).clamp_min(1)
 
 
-def radial_energy(offset: Tensor) -> Tensor:
+def radial_energy(offset: Tensor, rings: Tensor) -> Tensor:
     """The energy of perturbations ``(N, C, H, W)`` in each ring of their spectrum: ``(N, C, rings)``."""
-    rings = radii(*offset.shape[-2:]).to(offset.device)
-    return radial_power(offset, rings) * torch.bincount(rings.flatten())
+    power, index = torch.fft.rfft2(offset).abs().pow(2).flatten(2), rings.flatten()
+    total = torch.zeros(*power.shape[:2], int(index.max()) + 1, device=offset.device)
+    return total.index_add(2, index, power)

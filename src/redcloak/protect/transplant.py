@@ -42,8 +42,12 @@ def transplant(images: Tensor, config: Config, context: Context, generators: Seq
     Cite: a control of the causal analysis asked for by the referees of arXiv 2406.18944. License: Apache-2.0.
     """
     offset = perturbation(images, config.base, config, context, generators)
-    moved = offset.roll(-1, 0) if len(images) > 1 else offset.flip(-1)
-    return quantise(images + moved, images, config.ball)
+    return quantise(images + moved_on(offset), images, config.ball)
+
+
+def moved_on(offset: Tensor) -> Tensor:
+    """Perturbations ``(N, C, H, W)``, each in the place of the one before it; a single one mirrored."""
+    return offset.roll(-1, 0) if len(offset) > 1 else offset.flip(-1)
 
 
 def perturbation(
