@@ -252,9 +252,11 @@ def why(folder: Path, name: str, capsys, *more: object) -> str:
 
 def test_why_tells_hits_and_the_fields_that_differ(copy, people, suite_folder, capsys):
     assert again(copy, "personalize: clean", verb="why") == 2
-    assert "names 2 stages; take one by its key" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "names 2 stages; give one of them: 'personalize: clean, seed 0, " in told
+    assert told.count("personalize: clean, seed 0") == 2  # each with its subject
     assert again(copy, "persnalize: clean", verb="why") == 2
-    assert "did you mean 'personalize: clean'" in capsys.readouterr().err
+    assert "did you mean 'personalize: clean, seed 0" in capsys.readouterr().err
     write(copy, people[:1], suite_folder)
     assert "hit, it is in the store" in why(copy, "personalize: clean", capsys)
     changed = [{"name": "photoguard", "steps": 3}]

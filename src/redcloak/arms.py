@@ -82,8 +82,11 @@ class Builder:
     Methods are asked for their settings and versions without being imported: building a graph needs no torch.
     """
 
-    def __init__(self, config: AuditConfig, suite: Suite, photos: Photos, graph: Graph | None = None) -> None:
+    def __init__(
+        self, config: AuditConfig, suite: Suite, photos: Photos, graph: Graph | None = None, whose: str = ""
+    ) -> None:
         self.config, self.suite, self.photos, self.subject = config, suite, photos, photos.name
+        self.whose = whose  # in the labels of a graph that has several subjects
         self.graph = Graph() if graph is None else graph
         self.guidance = config.guidance or suite.spec.guidance
         self.transport = {"suite": config.suite, **asdict(config.machine)}
@@ -97,7 +100,7 @@ class Builder:
 
     def but(self, **changes: Any) -> Builder:
         """A builder on the same graph whose configuration differs."""
-        return Builder(self.config.model_copy(update=changes), self.suite, self.photos, self.graph)
+        return Builder(self.config.model_copy(update=changes), self.suite, self.photos, self.graph, self.whose)
 
     @property
     def prompts(self) -> list[str]:
@@ -147,10 +150,13 @@ class Builder:
             self._made[names] = Canonical(make(), str(about[0])), about  # what is kept cannot give its id away
         return self._made[names][0]
 
+    def _label(self, label: str) -> str:
+        return f"{label}, {self.whose}" if self.whose else label
+
     def _photos(self, photos: Photos, split: str) -> Node:
         config = {"digest": photos.digest, "size": self.suite.spec.resolution, "split": split}
         transport = {"photos": self.config.clean_folder}
-        return self.graph.add("photos", config, transport=transport, label=f"{split} photos")
+        return self.graph.add("photos", config, transport=transport, label=self._label(f"{split} photos"))
 
     def _given(self, photos: Photos) -> Node:
         """Photos that another tool protected, paired with the clean ones."""
@@ -216,7 +222,8 @@ class Builder:
         config, inputs = self._once(make, "protect", choice), {"photos": self.clean}
         if self.class_images and "backbone" in registry.describe("protect", choice.name).method.needs:
             inputs["class_images"] = self.class_images
-        label, needs = f"protect: {choice.name}", self._takes("protect", choice.name)
+        label = self._label(f"protect: {choice.spoken}@{self.config.budget:g}")
+        needs = self._takes("protect", choice.name)
         return self.graph.add("protect", config, inputs, transport=self.transport, label=label, needs=needs)
 
     def purify(self, source: Node, chain: tuple[Choice, ...]) -> Node:
@@ -227,7 +234,8 @@ class Builder:
             return {"chain": methods, "subject": self.words, "seed": self.config.seeds[0]}
 
         config = self._once(make, "purify", chain)
-        label = f"purify: {', '.join(choice.name for choice in chain)}"
+        names = "+".join(choice.spoken for choice in chain)
+        label = f"purify: {names} of {source.label.removeprefix('protect: ')}"  # which says whose they are
         needs = self._takes("purify", *(choice.name for choice in chain))
         return self.graph.add("purify", config, {"photos": source}, transport=self.transport, label=label, needs=needs)
 
@@ -244,7 +252,8 @@ class Builder:
 
         config = self._once(make, "personalize", decoupling, seed)
         inputs = {"photos": source} | ({"class_images": self.class_images} if self.class_images else {})
-        label, needs = f"personalize: {label}", self._takes("personalize", self.config.trainer.name)
+        label = self._label(f"personalize: {label}, seed {seed}")
+        needs = self._takes("personalize", self.config.trainer.name)
         return self.graph.add("personalize", config, inputs, transport=self.transport, label=label, needs=needs)
 
     def generate(self, model: Node | None, decoupling: Decoupling, seed: int, label: str) -> Node:
@@ -263,7 +272,7 @@ class Builder:
 
         config = self._once(make, "generate", decoupling, seed)
         inputs = {"model": model} if model else {}
-        label, needs = f"generate: {label}", _takes_a_model(self.config.device)
+        label, needs = self._label(f"generate: {label}, seed {seed}"), _takes_a_model(self.config.device)
         return self.graph.add("generate", config, inputs, transport=self.transport, label=label, needs=needs)
 
     def score(self, images: Node, metrics: tuple[str, ...], label: str, clean: Node | None = None) -> Node:
@@ -280,7 +289,7 @@ class Builder:
 
         config = self._once(make, "score", images.stage, *metrics)
         inputs = {"images": images, "reference": self.reference} | ({"clean": clean} if clean else {})
-        label, needs = f"score: {label}", self._takes("metrics", *metrics)
+        label, needs = self._label(f"score: {label}"), self._takes("metrics", *metrics)
         return self.graph.add("score", config, inputs, transport=self.transport, label=label, needs=needs)
 
     def untuned(self) -> Arm:
@@ -338,7 +347,7 @@ class Builder:
     def _draw(self, arm: Arm, model: Node | None, decoupling: Decoupling, seed: int) -> None:
         node = self.generate(model, decoupling, seed, arm.summary.name)
         arm.generated.append((seed, node))
-        arm.scores.append((seed, self.score(node, self.config.metrics, arm.summary.name)))
+        arm.scores.append((seed, self.score(node, self.config.metrics, f"{arm.summary.name}, seed {seed}")))
 
 
 @lru_cache(maxsize=4096)

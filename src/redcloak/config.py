@@ -125,6 +125,18 @@ class Choice(Strict):
             }
         return value
 
+    @property
+    def spoken(self) -> str:
+        """``jpeg`` or ``jpeg(quality=50)``."""
+        settings = ", ".join(f"{name}={_short(value)}" for name, value in self.settings.items())
+        return f"{self.name}({settings})" if settings else self.name
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping) and "name" in value:
+        return str(value["name"])
+    return "+".join(map(_short, value)) if isinstance(value, list | tuple) else str(value)
+
 
 def _chain(value: Any) -> Any:
     """``restore,upscale`` or a list of choices -> a list of choices."""

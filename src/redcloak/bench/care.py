@@ -35,20 +35,22 @@ class Why:
 
 
 def find_node(matrix: Matrix, name: str) -> Node:
-    """The node of a matrix by its label, or by the beginning of its key.
+    """The node of a matrix by its label or the beginning of it, or by the beginning of its key.
 
     Raises:
         UserError: none, or several.
     """
     nodes = matrix.graph.order()
-    found = [node for node in nodes if node.label == name or (len(name) >= 4 and node.key.startswith(name))]
+    found = [node for node in nodes if node.label == name] or [
+        node for node in nodes if node.label.startswith(name) or (len(name) >= 4 and node.key.startswith(name))
+    ]
     if len(found) == 1:
         return found[0]
     if not found:
         near = difflib.get_close_matches(name, dict.fromkeys(node.label for node in nodes), n=3, cutoff=0.3)
         raise UserError(f"no stage {name!r} in {matrix.config.name}: did you mean {' or '.join(map(repr, near))}?")
-    keys = ", ".join(node.key[:SHORT] for node in found[:4])
-    raise UserError(f"{name!r} names {len(found)} stages; take one by its key: {keys}{', ...' if found[4:] else ''}.")
+    some = ", ".join(f"{node.label!r} ({node.key[:SHORT]})" for node in found[:4])
+    raise UserError(f"{name!r} names {len(found)} stages; give one of them: {some}{', ...' if found[4:] else ''}.")
 
 
 def why(node: Node, store: Store) -> Why:

@@ -70,23 +70,11 @@ def _option(value: Any) -> Any:
     chain = _Chain.model_validate({"chain": value}).chain
     if [step.name for step in chain] == [NOTHING]:
         chain = ()
-    return {"label": label or "+".join(map(_words, chain)) or NOTHING, "chain": chain}
+    return {"label": label or "+".join(step.spoken for step in chain) or NOTHING, "chain": chain}
 
 
 class _Chain(Strict):
     chain: Chain
-
-
-def _words(choice: Choice) -> str:
-    """``jpeg`` or ``jpeg(quality=50)``."""
-    settings = ", ".join(f"{name}={_short(value)}" for name, value in choice.settings.items())
-    return f"{choice.name}({settings})" if settings else choice.name
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, Mapping) and "name" in value:
-        return str(value["name"])
-    return "+".join(map(_short, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _person(value: Any) -> Any:

@@ -139,7 +139,7 @@ class _Weaver:
         matrix.held_out[person.label] = photos.held_out
         matrix.strangers[person.label] = matrix.digests.strangers(person.photos, suite.spec.resolution)
         matrix.references[person.label] = len(photos.reference_names)
-        self.base = Builder(audit, suite, photos, matrix.graph)
+        self.base = Builder(audit, suite, photos, matrix.graph, person.label)
         self.trainers = [
             (each.label, self.base if index == 0 else self.base.but(trainer=each.chain[0]))
             for index, each in enumerate(matrix.config.trainers)
@@ -193,9 +193,8 @@ class _Weaver:
                         continue
                     if trained_on is None:
                         trained_on = self.base.purify(source, chain.chain) if chain.chain else source
-                        photo_scores = self.base.score(
-                            trained_on, self.photo_metrics, f"photos of {protection}", self.base.clean
-                        )
+                        of = f"photos of {Axes(*rest, '', '')._replace(decoupling=PLAIN).arm}"
+                        photo_scores = self.base.score(trained_on, self.photo_metrics, of, self.base.clean)
                     yield from self._trained(source, trained_on, photo_scores, words, builder, wanted)
 
     def _wanted(self, rest: Treatment, always: bool) -> Iterator[tuple[int, list[Axes]]]:
@@ -217,6 +216,10 @@ class _Weaver:
             for seed in self.config.seeds
         )
 
+    def _label(self, words: str, value: str, axis: Sequence[object]) -> str:
+        """``words`` with the value of an axis, where that has several."""
+        return f"{words}, {value}" if len(axis) > 1 else words
+
     def _trained(
         self,
         source: Node,
@@ -228,10 +231,10 @@ class _Weaver:
     ) -> Iterator[Arm]:
         drawers = dict(self.prompts)
         for seed, arms in wanted:
-            label = arms[0].arm
+            label = self._label(arms[0].arm, arms[0].trainer, self.config.trainers)
             model = builder.personalize(trained_on, words.decoupling, seed, label)
             for axes in arms:
-                drawer = drawers[axes.prompts]
-                images = drawer.generate(model, words.decoupling, seed, label)
-                scores = drawer.score(images, self.config.metrics, label)
+                drawer, drawn = drawers[axes.prompts], self._label(label, axes.prompts, self.config.prompts)
+                images = drawer.generate(model, words.decoupling, seed, drawn)
+                scores = drawer.score(images, self.config.metrics, f"{drawn}, seed {seed}")
                 yield Arm(axes, images, scores, model, source, self.base.clean, trained_on, photo_scores)

@@ -177,14 +177,14 @@ def report(
 @app.command()
 def why(
     matrix: Named,
-    node: Annotated[str, typer.Argument(metavar="NODE", help="A stage's label, or the beginning of its key.")],
+    node: Annotated[str, typer.Argument(metavar="NODE", help="A stage's label or its key, or the beginning of it.")],
     out: Out = None,
     store: options.Place = None,
     json: options.Json = False,
 ) -> int:
     """Tell why a stage is in the store or not, and in which fields it differs from the nearest result that is.
 
-    Example: redcloak bench why quick "protect: pid"
+    Example: redcloak bench why quick "protect: pid@11, drawn:100"
     """
     from redcloak.bench import care
     from redcloak.places import existing
