@@ -21,12 +21,12 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=2, help="drawn people (default %(default)s)")
     args = parser.parse_args()
     start = time.process_time()
-    tiny = load("tiny").model_dump(mode="json", include={"protections", "purifiers"})
+    full = load("full").model_dump(mode="json", include={"protections", "purifiers"})
     axes = {
         "subjects": [f"drawn:{number}" for number in range(100, 100 + args.subjects)],
         "budgets": [2, 4, 8, 11, 16, 24],
         "seeds": list(range(args.seeds)),
-        **tiny,
+        **full,
     }
     found = plan(Matrix.of(validate(MatrixConfig, axes, "large")), None, 64, Path())
     seconds = time.process_time() - start

@@ -229,9 +229,11 @@ def test_the_nearest_past_is_that_of_the_same_settings_then_of_the_method_then_o
 
     def seconds(name, steps):
         groups = planning.groups_of("protect", {"method": {"name": name, "settings": {"steps": steps}}, "seed": 9})
-        return history.find(groups).seconds
+        past, source = history.find(groups)
+        return past.seconds, source
 
-    assert [seconds("a", 1), seconds("a", 3), seconds("c", 1)] == [[1], [1, 2], [1, 2, 3]]
+    assert [seconds("a", 1), seconds("a", 3)] == [([1], "measured"), ([1, 2], "measured")]
+    assert seconds("c", 1) == ([1, 2, 3], "prior")  # other methods: a guess
     assert history.find(planning.groups_of("purify", {"chain": []})) is None
 
 

@@ -339,6 +339,26 @@ def test_tasks_share_what_there_is_by_need(store):
         Pool(store, 2, hardware=Hardware(4, 1000.0)).fits(Needs(gpus=1))
 
 
+@pytest.mark.parametrize("proved", [False, True])
+def test_a_worker_that_dies_before_it_is_ready(store, proved):
+    """Where none was ever ready workers cannot start here; later it costs the task alone."""
+    told = []
+    with Pool(store, 1, hardware=Hardware(1, 1000.0)) as pool:
+        ours, theirs = pool.context.Pipe()
+        process = pool.context.Process(target=os._exit, args=(1,))
+        process.start()
+        theirs.close()
+        process.join()
+        worker = pool.team[0] = _Worker(process, ours, None, Task("key", "", "", 1, {}, {}, {}))
+        pool.proved = proved
+        if proved:
+            pool._listen(worker, told.append)
+        else:
+            with pytest.raises(UserError, match="they could not start"):
+                pool._listen(worker, told.append)
+    assert [(message.kind, message.key) for message in told] == [("lost", "key")] * proved
+
+
 def busy(needs):
     return _Worker(None, None, None, Task("", "", "", 1, {}, {}, {}, needs))
 

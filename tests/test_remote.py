@@ -1,3 +1,4 @@
+import errno
 import json
 import threading
 
@@ -8,6 +9,7 @@ from toy_stages import FUNCTION, contents, lattice, lines
 import redcloak.remote
 from redcloak.execute import run
 from redcloak.manifest import MANIFEST, artifact_key
+from redcloak.patience import PAUSES, Patient
 from redcloak.places import open_store
 from redcloak.remote import RemoteStore
 from redcloak.store import Store, StoreError
@@ -196,6 +198,64 @@ def test_nobody_keeps_an_old_listing(monkeypatch):
     monkeypatch.setattr("fsspec.url_to_fs", lambda uri, **options: asked.append(options) or ("fs", "base"))
     assert redcloak.remote._file_system("s3://bucket/name") == ("fs", "base")
     assert asked == [{"use_listings_cache": False}]
+
+
+class Flaky:
+    """A file system that fails ``times`` times before each answer."""
+
+    protocol = ("memory",)
+
+    def __init__(self, error: Exception, times: int) -> None:
+        self.error, self.times, self.calls = error, times, 0
+
+    def cat_file(self, path: str) -> bytes:
+        self.calls += 1
+        if self.calls <= self.times:
+            raise self.error
+        return path.encode()
+
+
+@pytest.mark.parametrize(
+    ("error", "times", "calls"),
+    [
+        (ConnectionError("cable"), 4, 5),
+        (OSError(errno.EIO, "one hiccup"), 1, 2),
+        (TimeoutError("busy"), 5, None),
+        (FileNotFoundError("no"), 1, None),
+        (PermissionError("no"), 1, None),
+        (OSError(errno.ENOSPC, "full"), 1, None),
+        (NotImplementedError("no"), 1, None),
+    ],
+    ids=lambda value: str(value),
+)
+def test_hiccups_are_tried_again_and_what_is_certain_is_not(error, times, calls):
+    pauses: list[float] = []
+    fs = Flaky(error, times)
+    patient = Patient(fs, pauses.append)
+    assert patient.protocol == ("memory",)
+    if calls is None:
+        with pytest.raises(type(error)):
+            patient.cat_file("x")
+        assert (fs.calls, len(pauses)) == ((5, 4) if times == 5 else (1, 0))
+        return
+    assert patient.cat_file("x") == b"x"
+    assert fs.calls == calls
+    assert all(PAUSES[i] / 2 <= pause <= PAUSES[i] for i, pause in enumerate(pauses))
+
+
+def test_a_store_outlives_a_cut_of_the_cable(machine, memory, monkeypatch):
+    monkeypatch.setattr("redcloak.patience.PAUSES", (0.0, 0.0))
+    key = make(machine("one"))
+    answers, cut = memory.cat_file, []
+
+    def cat_file(path, *args, **kwargs):
+        cut.append(path)
+        if len(cut) % 2:
+            raise ConnectionError("cable")
+        return answers(path, *args, **kwargs)
+
+    monkeypatch.setattr(memory, "cat_file", cat_file)
+    assert (machine("other").open(key).path / "1.png").read_text() == "pixelspixels"
 
 
 def test_verify_looks_over_there(machine, memory):

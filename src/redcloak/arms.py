@@ -14,16 +14,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from redcloak import registry
-from redcloak.api import Kind, Method, Needs
+from redcloak.api import Kind, Needs
 from redcloak.config import AuditConfig, Choice, MethodConfig
 from redcloak.images import file_digest, folder_digest
 from redcloak.manifest import Canonical
 from redcloak.matrix import Graph, Node
+from redcloak.needs import backbone_bytes, takes
 from redcloak.prompts import NONE, Decoupling
 from redcloak.report.model import CLEAN, PROTECTED, RANDOM_NOISE, RED_TEAM, UNTUNED
 from redcloak.report.model import Arm as ArmSummary
@@ -33,7 +33,6 @@ from redcloak.subjects import Photos
 from redcloak.suite import Suite
 from redcloak.suite import load as load_suite
 
-MODEL = Method("the backbone alone", cite="", needs=("backbone",))
 PRIORS = {
     "photos": 0.5,
     "class_images": 8.0,
@@ -86,6 +85,7 @@ class Builder:
         self, config: AuditConfig, suite: Suite, photos: Photos, graph: Graph | None = None, whose: str = ""
     ) -> None:
         self.config, self.suite, self.photos, self.subject = config, suite, photos, photos.name
+        self.weights = backbone_bytes(suite)
         self.whose = whose  # in the labels of a graph that has several subjects
         self.graph = Graph() if graph is None else graph
         self.guidance = config.guidance or suite.spec.guidance
@@ -183,7 +183,7 @@ class Builder:
             config,
             transport=self.transport,
             label="class images",
-            needs=MODEL.takes(self.config.device),
+            needs=self._takes(None),
         )
 
     def method(self, kind: Kind, choice: Choice, **more: Any) -> tuple[registry.Entry, dict[str, Any]]:
@@ -208,9 +208,9 @@ class Builder:
         more_of_it = {"parts": parts, "suites": others, "files": files, "models": resolved.models()}
         return entry, found | {name: value for name, value in more_of_it.items() if value}
 
-    def _takes(self, kind: Kind, *names: str) -> Needs:
-        """What a stage takes that runs these methods, where this audit computes."""
-        return _takes(self.config.device, kind, names)
+    def _takes(self, kind: Kind | None, *names: str) -> Needs:
+        """What a stage takes that runs these methods, or only draws pictures, where this audit computes."""
+        return takes(self.config.device, self.weights, kind, names)
 
     def protect(self, choice: Choice) -> Node:
         """The photos with a protective perturbation; the class images go along where there is a surrogate."""
@@ -272,7 +272,7 @@ class Builder:
 
         config = self._once(make, "generate", decoupling, seed)
         inputs = {"model": model} if model else {}
-        label, needs = self._label(f"generate: {label}, seed {seed}"), _takes_a_model(self.config.device)
+        label, needs = self._label(f"generate: {label}, seed {seed}"), self._takes(None)
         return self.graph.add("generate", config, inputs, transport=self.transport, label=label, needs=needs)
 
     def score(self, images: Node, metrics: tuple[str, ...], label: str, clean: Node | None = None) -> Node:
@@ -348,14 +348,3 @@ class Builder:
         node = self.generate(model, decoupling, seed, arm.summary.name)
         arm.generated.append((seed, node))
         arm.scores.append((seed, self.score(node, self.config.metrics, f"{arm.summary.name}, seed {seed}")))
-
-
-@lru_cache(maxsize=4096)
-def _takes(device: str, kind: Kind, names: tuple[str, ...]) -> Needs:
-    """What these methods take on a device; worked out once, as a large matrix asks for every node."""
-    return Needs.together(registry.describe(kind, name).method.takes(device) for name in names)
-
-
-@lru_cache
-def _takes_a_model(device: str) -> Needs:
-    return MODEL.takes(device)

@@ -278,6 +278,8 @@ def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model
             near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}."
             raise UserError(f"{where}: unknown setting {field!r}: {hint}") from None
+        if first["type"] == "missing":
+            raise UserError(f"{where}: {field} is missing; there is no default for it.") from None
         shown = repr(first.get("input"))[:80]
         raise UserError(f"{where}: {field} = {shown}: {first['msg']}.") from None
 

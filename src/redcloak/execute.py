@@ -17,7 +17,7 @@ from typing import Protocol, Self
 
 from redcloak.api import Needs
 from redcloak.errors import unknown
-from redcloak.matrix import Graph, Node
+from redcloak.matrix import Graph, Kin, Node, kin_of
 from redcloak.schedule import Schedule
 from redcloak.store import Store, StoreError
 from redcloak.work import Event, Failure, Message, Send, StageError, Task, perform
@@ -173,7 +173,7 @@ class _Driver:
         self.ending = self.ending or failure.fatal or not self.keep_going
         if failure.fatal:
             raise StoreError(failure.reason)
-        with suppress(OSError):
+        with suppress(OSError, StoreError):
             self.store.failures.record(node.key, node.stage, node.label, failure.reason, failure.trace)
         self.on_event(Event("failed", node, failure=failure))
         skipped = self.schedule.failed(node)
@@ -234,16 +234,21 @@ def _executor(
 
 
 def _experience(store: Store, nodes: Sequence[Node]) -> tuple[Callable[[Node], float], Callable[[Node], Needs]]:
-    """Seconds and needs per node: the median time of its stage's past, and its greatest memory where none is stated."""
-    seconds: dict[str, list[float]] = {node.stage: [] for node in nodes}
-    memory: dict[str, float] = {}
+    """Seconds and needs per node: the median time of its stage's past with the same models, and its greatest memory.
+
+    What was never measured takes what its methods state.
+    """
+    seconds: dict[Kin, list[float]] = {kin_of(node.stage, node.config): [] for node in nodes}
+    memory: dict[Kin, float] = {}
     for manifest in islice(store.manifests(), SAMPLE):
-        if manifest.stage in seconds:
-            seconds[manifest.stage].append(manifest.wall_seconds)
-            memory[manifest.stage] = max(memory.get(manifest.stage, 0.0), manifest.peak_memory_mb or 0.0)
-    medians = {stage: statistics.median(past) for stage, past in seconds.items() if past}
+        kin = kin_of(manifest.stage, manifest.config)
+        if kin in seconds:
+            seconds[kin].append(manifest.wall_seconds)
+            memory[kin] = max(memory.get(kin, 0.0), manifest.peak_memory_mb or 0.0)
+    medians = {kin: statistics.median(past) for kin, past in seconds.items() if past}
 
     def needs(node: Node) -> Needs:
-        return node.needs if node.needs.memory_mb else replace(node.needs, memory_mb=memory.get(node.stage, 0.0))
+        measured = memory.get(kin_of(node.stage, node.config))
+        return replace(node.needs, memory_mb=measured) if measured else node.needs
 
-    return lambda node: medians.get(node.stage, 1.0), needs
+    return lambda node: medians.get(kin_of(node.stage, node.config), 1.0), needs

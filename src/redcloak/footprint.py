@@ -31,10 +31,11 @@ from torch.utils._pytree import tree_leaves
 from redcloak.api import Context, Machine
 from redcloak.backbone import Backbone, quietly
 from redcloak.memory import SHARE, TYPES, computing_in
+from redcloak.needs import LIBRARIES_MB
 from redcloak.registry import load
 from redcloak.suite import SUITES, Suite
 
-LIBRARIES = 0.6 * 2**30  # bytes of a process that has loaded torch, diffusers and transformers, and nothing else
+LIBRARIES = LIBRARIES_MB * 2**20  # bytes
 STEPS = 2
 PHOTOS, CLASSES = 4, 16
 KINDS = ("vae", "unet", "text_encoder")

@@ -39,6 +39,9 @@ class _Placeholder(type):
     def __getitem__(cls, item: object) -> Any:
         return _placeholder(cls.__name__)
 
+    def __iter__(cls) -> Any:  # else Python would go on asking __getitem__ for ever
+        raise TypeError(f"{cls.__name__} is a placeholder, which holds nothing")
+
     __truediv__ = __mul__ = __add__ = __sub__ = __getitem__
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from redcloak.manifest import Canonical, artifact_key
 from redcloak.store import Store
 
 ONE_CORE = Needs()
+Kin = tuple[str, ...]  # a stage, and the fingerprints of the models that it runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +119,21 @@ class Graph:
                 missing.append(node)
                 wanted.update(node.input_keys.values())
         return tuple(reversed(missing)), tuple(reversed(present))
+
+
+def kin_of(stage: str, config: Mapping[str, Any]) -> Kin:
+    """A stage with the models that its configuration names: what it took with others tells little."""
+    return stage, *_models(config)
+
+
+def _models(config: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in config.items():
+        if name == "weights":
+            yield from sorted(map(str, value.values())) if isinstance(value, Mapping) else [str(value)]
+            continue
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, Mapping):
+                yield from _models(each)
 
 
 def longest_paths(nodes: Sequence[Node], seconds: Callable[[Node], float]) -> dict[str, float]:

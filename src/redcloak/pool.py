@@ -56,6 +56,7 @@ class Pool:
         self.hardware = hardware or Hardware.here()
         self.threads = threads or max(1, self.hardware.cores // workers)
         self.team: list[_Worker | None] = [None] * workers
+        self.proved = False  # that workers can start here
 
     def __enter__(self) -> Self:
         self.context = multiprocessing.get_context("spawn")
@@ -124,7 +125,7 @@ class Pool:
 
     def _listen(self, worker: _Worker, take: Send) -> None:
         while message := self._next(worker):
-            worker.ready = True
+            worker.ready = self.proved = True
             if message.kind in ("finished", "failed", "busy"):
                 worker.task = None
             if message.key:
@@ -148,7 +149,7 @@ class Pool:
         worker.process.close()
         worker.pipe.close()
         self.team[self.team.index(worker)] = None
-        if not worker.ready:
+        if not worker.ready and not self.proved:
             raise UserError(
                 f"workers = {self.workers}: they could not start; call run() under "
                 "`if __name__ == '__main__':`, or set workers = 1."

@@ -2,8 +2,8 @@
 
 An object store renames nothing, so that an artifact becomes visible by its ``stage.json``, which is written last. Its
 files are named by their own SHA-256: two workers that publish the same key at the same time cannot mix their files, and
-whoever writes ``stage.json`` last wins whole. Leases hold among the processes of one machine; across machines the same
-work may be done twice, which does no harm.
+whoever writes ``stage.json`` last wins whole. What fails for the moment is tried again (:mod:`redcloak.patience`).
+Leases hold among the processes of one machine; across machines the same work may be done twice, which does no harm.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from redcloak.errors import UserError
 from redcloak.failures import Failures
 from redcloak.manifest import MANIFEST, Manifest, parse, write
+from redcloak.patience import Patient
 from redcloak.store import FORMAT, Artifact, Store, StoreError, check_format
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
@@ -39,7 +40,7 @@ class RemoteStore(Store):
         self._known: dict[str, Manifest] = {}
         super().__init__(cache or _cache(self.place))
         self.remote_only_read = read_only
-        self.failures = RemoteFailures(self.fs, f"{self.base}/failures")
+        self.failures = RemoteFailures(self.fs, f"{self.base}/failures", self._reached)
         with self._reached():
             try:
                 check_format(self.fs.cat_file(f"{self.base}/format.json"), self.place)
@@ -203,21 +204,24 @@ class RemoteStore(Store):
 class RemoteFailures(Failures):
     """Failures that are kept beside the artifacts, where every machine sees them."""
 
-    def __init__(self, fs: Any, folder: str) -> None:
-        self.fs, self.there = fs, folder
+    def __init__(self, fs: Any, folder: str, reached: Callable[[], AbstractContextManager[None]]) -> None:
+        self.fs, self.there, self.reached = fs, folder, reached
 
     def _names(self) -> list[str]:
-        return sorted(str(path).split("/")[-1] for path in self.fs.glob(f"{self.there}/*.json"))
+        with self.reached():
+            return sorted(str(path).split("/")[-1] for path in self.fs.glob(f"{self.there}/*.json"))
 
     def _read(self, name: str) -> bytes:
-        data: bytes = self.fs.cat_file(f"{self.there}/{name}")
-        return data
+        with self.reached():
+            data: bytes = self.fs.cat_file(f"{self.there}/{name}")
+            return data
 
     def _write(self, name: str, data: bytes) -> None:
-        _write(self.fs, f"{self.there}/{name}", data)
+        with self.reached():
+            _write(self.fs, f"{self.there}/{name}", data)
 
     def _delete(self, name: str) -> None:
-        if self.fs.exists(f"{self.there}/{name}"):
+        with self.reached(), suppress(FileNotFoundError):
             self.fs.rm_file(f"{self.there}/{name}")
 
 
@@ -237,13 +241,14 @@ def _file_system(uri: str) -> tuple[Any, Any]:
 
     scheme = uri.partition("://")[0]
     try:
-        return fsspec.url_to_fs(uri, use_listings_cache=False)  # type: ignore[no-any-return]
+        fs, base = fsspec.url_to_fs(uri, use_listings_cache=False)
     except ImportError:
         extra = EXTRAS.get(scheme)
         fix = f"pip install 'redcloak[{extra}]'" if extra else f"install what fsspec needs for {scheme}://"
         raise StoreError(f"store {uri}: nothing here speaks {scheme}; {fix}.") from None
     except ValueError as error:
         raise StoreError(f"store {uri}: {error}; use a folder, s3://BUCKET/NAME or gs://BUCKET/NAME.") from None
+    return Patient(fs), base
 
 
 def _cache(uri: str) -> Path:

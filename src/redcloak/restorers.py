@@ -88,7 +88,7 @@ class NetworkConfig(MethodConfig):
             raise UserError(f"weights: give a safetensors file of {name}, as in --set weights=FILE.safetensors.")
         if not self.weights.is_file():
             raise UserError(f"weights = {str(self.weights)!r}: no such file; give a safetensors file of {name}.")
-        _registry(self.architectures)
+        _installed(self.architectures)
 
     def network(self, device: str) -> Network:
         """The network of the file.
@@ -160,9 +160,19 @@ def _load(path: Path, device: str, wanted: tuple[str, ...], state: tuple[int, in
     return Network(str(found.architecture.id), module, found.scale, needs.minimum, needs.multiple_of)
 
 
+def _installed(wanted: Sequence[str]) -> bool:
+    """See that spandrel is there, without loading it; whether its non-commercial architectures are wanted, too."""
+    asked = any(name in NON_COMMERCIAL for name in wanted)
+    extra = "restore-nc" if asked else "restore"
+    for name in ("spandrel", "spandrel_extra_arches") if asked else ("spandrel",):
+        if find_spec(name) is None:
+            raise UserError(f"the package {name} is not installed: pip install 'redcloak[{extra}]'.")
+    return asked
+
+
 def _registry(wanted: Sequence[str]) -> Any:
     """The architectures that spandrel knows, with the non-commercial ones where one is wanted or anything will do."""
-    asked = any(name in NON_COMMERCIAL for name in wanted)
+    asked = _installed(wanted)
     try:
         import spandrel
 
@@ -172,10 +182,6 @@ def _registry(wanted: Sequence[str]) -> Any:
 
             registry.add(*EXTRA_REGISTRY, ignore_duplicates=True)
     except (ImportError, RuntimeError) as error:  # torchvision fails with either where it does not fit torch
-        name = getattr(error, "name", "")
-        if name in ("spandrel", "spandrel_extra_arches"):
-            extra = "restore-nc" if asked else "restore"
-            raise UserError(f"the package {name} is not installed: pip install 'redcloak[{extra}]'.") from None
         raise UserError(
             f"spandrel does not load ({type(error).__name__}: {error}): "
             f"it needs a torchvision of the same build as torch {torch.__version__}."

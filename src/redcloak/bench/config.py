@@ -243,6 +243,8 @@ def load(name: str, **flags: Any) -> MatrixConfig:
     if "study" in values:
         raise UserError(f"{name}: it is a study, not a matrix; its verbs are bench plan and bench run.")
     values |= {key: value for key, value in flags.items() if value is not None}
+    if "subjects" not in values:
+        raise UserError(f"{name}: it names no subjects; give --subject FOLDER, once for each.")
     config = validate(MatrixConfig, values, str(name))
     config.check(str(name))
     return config

@@ -1,15 +1,15 @@
 """What a run of a matrix would cost: stages, hours, memory and disk, from what the store has measured.
 
 An estimate is taken of the nearest thing that was measured: the same stage with the same settings, else with the same
-methods, else the stage; only where the store knows nothing, of a prior, which is said.
+methods and models. Else it is a guess, which is said: by the same stage with whatever methods and models, or a prior.
 """
 
 from __future__ import annotations
 
-import os
+import math
 import shutil
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,10 +17,12 @@ from typing import Any, Literal
 
 from redcloak.arms import PRIORS
 from redcloak.bench.grid import Matrix
+from redcloak.hardware import memory_mb
 from redcloak.manifest import Manifest, key_of
-from redcloak.matrix import Node, Plan, Row, longest_paths
-from redcloak.parts import PARTS
-from redcloak.store import Store, weight
+from redcloak.matrix import Node, Plan, Row, kin_of, longest_paths
+from redcloak.needs import backbone_bytes
+from redcloak.store import Store
+from redcloak.suite import load
 
 SAMPLE = 2000  # manifests that are read for the history; keys are hashes, so that the first are a fair sample
 WEIGHED = 5  # artifacts of a kind whose files are weighed
@@ -89,9 +91,12 @@ class History:
             if store and len(past.bytes) < WEIGHED:
                 past.bytes.append(store.size(manifest.key))
 
-    def find(self, groups: Groups) -> Past | None:
-        """The past of the narrowest group that has one."""
-        return next((self.groups[group] for group in groups if group in self.groups), None)
+    def find(self, groups: Groups) -> tuple[Past, Source] | None:
+        """The past of the narrowest group that has one, and whether it may be called measured."""
+        for group, source in zip(groups, ("measured", "measured", "prior"), strict=True):
+            if group in self.groups:
+                return self.groups[group], source
+        return None
 
 
 @dataclass(frozen=True)
@@ -105,18 +110,28 @@ class Guess:
 
 
 def groups_of(stage: str, config: Mapping[str, Any]) -> Groups:
-    """The same settings, the same methods, the same stage; seeds and subjects do not matter."""
+    """The same settings, the same methods and models, the same stage; seeds and subjects do not matter."""
     rest = {name: value for name, value in config.items() if name not in ("seed", "subject", "digest", "names")}
     methods = [config["method"]] if "method" in config else [*config.get("chain", ()), *config.get("metrics", ())]
     names = "+".join(str(method["name"]) for method in methods)
-    return f"{stage} {key_of(rest)}", f"{stage}: {names}", stage
+    return f"{stage} {key_of(rest)}", f"{' '.join(kin_of(stage, config))}: {names}", stage
 
 
-def plan(matrix: Matrix, store: Store | None, workers: int, beside: Path) -> MatrixPlan:
-    """What a run of ``matrix`` would do; ``beside`` is where its disk would be, ``store`` None where there is none."""
-    targets = matrix.targets()
+def plan(
+    matrix: Matrix,
+    store: Store | None,
+    workers: int,
+    beside: Path,
+    targets: Sequence[Node] | None = None,
+    anew: bool = False,
+) -> MatrixPlan:
+    """What a run of ``matrix`` for ``targets`` (all) would do; with ``anew`` as if nothing of it were there.
+
+    ``beside`` is where its disk would be, ``store`` None where there is none.
+    """
+    targets = matrix.targets() if targets is None else targets
     nodes, _ = matrix.graph.split(lambda _: None, targets)
-    keys = store.keys() if store else frozenset()
+    keys = store.keys() if store and not anew else frozenset()
     missing, _ = matrix.graph.split(lambda key: key if key in keys else None, targets)
     failed = {each.key for each in store.failures.all()} if store else set()
     guess = _guesses(History(store if missing else None), matrix)
@@ -132,7 +147,7 @@ def plan(matrix: Matrix, store: Store | None, workers: int, beside: Path) -> Mat
         name=matrix.config.name,
         arms=len(matrix.arms),
         memory_mb=max(peaks) * workers if peaks else None,
-        memory_there_mb=memory_there(),
+        memory_there_mb=there if math.isfinite(there := memory_mb()) else None,
         disk=sum(row.bytes for row in rows),
         disk_free=shutil.disk_usage(_nearest(beside)).free,
     )
@@ -141,7 +156,7 @@ def plan(matrix: Matrix, store: Store | None, workers: int, beside: Path) -> Mat
 def _guesses(history: History, matrix: Matrix) -> Callable[[Node], Guess]:
     """An estimate for a node, worked out once for all nodes of one configuration."""
     known: dict[int, Guess] = {}
-    model = _model_bytes(matrix)
+    model = backbone_bytes(load(matrix.config.suite)) or MODEL
 
     def guess(node: Node) -> Guess:
         if (found := known.get(id(node.config))) is None:
@@ -152,13 +167,15 @@ def _guesses(history: History, matrix: Matrix) -> Callable[[Node], Guess]:
 
 
 def _guess(node: Node, history: History, model: int) -> Guess:
-    past = history.find(groups_of(node.stage, node.config))
-    if past is None:
+    found = history.find(groups_of(node.stage, node.config))
+    stated = node.needs.memory_mb or None
+    if found is None:
         prior = PRIORS.get(node.stage)
         size = model if node.stage == "personalize" else BYTES.get(node.stage, SMALL)
-        return Guess(prior, "prior" if prior is not None else "unknown", None, size)
-    memory = max(past.memory) if past.memory else None
-    return Guess(statistics.median(past.seconds), "measured", memory, round(statistics.mean(past.bytes)))
+        return Guess(prior, "prior" if prior is not None else "unknown", stated, size)
+    past, source = found
+    memory = max(past.memory) if past.memory and source == "measured" else stated
+    return Guess(statistics.median(past.seconds), source, memory, round(statistics.mean(past.bytes)))
 
 
 def _rows(
@@ -191,23 +208,6 @@ def _row(stage: str, total: int, work: list[tuple[Guess, bool]]) -> StageRow:
         memory_mb=max((guess.memory_mb for guess in guesses if guess.memory_mb), default=None),
         bytes=sum(guess.bytes for guess in guesses),
     )
-
-
-def _model_bytes(matrix: Matrix) -> int:
-    """The size of a personalized model: that of the suite's own, where it is on this machine."""
-    from redcloak.suite import load
-
-    suite = load(matrix.config.suite)
-    parts = [suite.folder / suite.spec.backbone / part for part in PARTS]
-    return sum(weight(part) for part in parts) or MODEL
-
-
-def memory_there() -> float | None:
-    """The memory of this machine in MiB, where it can be told."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _nearest(path: Path) -> Path:

@@ -54,9 +54,10 @@ class Bench:
     out: Path
     store: Store
 
-    def plan(self, workers: int) -> MatrixPlan:
+    def plan(self, workers: int, overwrite: Overwrite = "missing") -> MatrixPlan:
         """What a run would cost."""
-        return plan(self.matrix, self.store, workers, self.store.root)
+        targets = self.failed_before() if overwrite == "retry" else None
+        return plan(self.matrix, self.store, workers, self.store.root, targets, overwrite == "force")
 
     def run(
         self,

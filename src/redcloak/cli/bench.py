@@ -36,15 +36,25 @@ Only = Annotated[
     list[str] | None,
     typer.Option(metavar="AXIS=LABEL,...", help="Keep only arms that match, as in protection=aspl. Repeatable."),
 ]
+Subjects = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--subject", metavar="PHOTOS", help="A folder of photos or drawn:N, in place of the matrix's. Repeatable."
+    ),
+]
 
 
 def matrix_config(
-    name: str, only: list[str] | None = None, device: str | None = None, workers: int | None = None
+    name: str,
+    only: list[str] | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+    subjects: list[str] | None = None,
 ) -> MatrixConfig:
     """The matrix with what the flags change."""
     from redcloak.bench.config import load
 
-    return load(name, only=filters(only), device=device, workers=workers)
+    return load(name, only=filters(only), device=device, workers=workers, subjects=subjects or None)
 
 
 def filters(texts: list[str] | None) -> list[dict[str, list[str]]] | None:
@@ -75,13 +85,14 @@ def expanded(config: MatrixConfig, out: Path) -> Matrix:
     return Matrix.of(config, Digests(out / "photos.json"))
 
 
-def _is_study(matrix: str, only: list[str] | None) -> bool:
+def _is_study(matrix: str, only: list[str] | None, subjects: list[str] | None) -> bool:
     from redcloak.bench.config import is_study
 
     if not is_study(matrix):
         return False
-    if only:
-        raise UserError("--only: a study has no axes; write a YAML file that extends it, with the subjects you want.")
+    if only or subjects:
+        flag = "--only" if only else "--subject"
+        raise UserError(f"{flag}: a study has no axes; write a YAML file that extends it, with the subjects you want.")
     return True
 
 
@@ -91,6 +102,7 @@ def plan(
     out: Out = None,
     store: options.Place = None,
     only: Only = None,
+    subject: Subjects = None,
     workers: options.Workers = None,
     json: options.Json = False,
 ) -> int:
@@ -98,12 +110,12 @@ def plan(
 
     Example: redcloak bench plan quick
     """
-    if _is_study(matrix, only):
+    if _is_study(matrix, only, subject):
         return study.plan(matrix, out, store, workers, json)
     from redcloak.bench.plan import plan as planned
     from redcloak.places import find_store
 
-    config = matrix_config(matrix, only, workers=workers)
+    config = matrix_config(matrix, only, workers=workers, subjects=subject)
     where = options.folder(config.protocol, out)
     kept = store or str(where / "store")
     there = find_store(kept)
@@ -118,6 +130,7 @@ def run(
     out: Out = None,
     store: options.Place = None,
     only: Only = None,
+    subject: Subjects = None,
     overwrite: Annotated[
         str,
         typer.Option(
@@ -138,7 +151,7 @@ def run(
 
     Example: redcloak bench run quick
     """
-    if _is_study(matrix, only):
+    if _is_study(matrix, only, subject):
         return study.run(matrix, out, store, overwrite, workers, threads, executor, device, json, open_)
     from redcloak.bench.run import WAYS, prepare
     from redcloak.cli.progress import Screen
@@ -146,10 +159,10 @@ def run(
 
     if overwrite not in WAYS:
         raise unknown("word for --overwrite", overwrite, WAYS)
-    config = matrix_config(matrix, only, device, workers)
+    config = matrix_config(matrix, only, device, workers, subject)
     where = options.folder(config.protocol, out)
     bench = prepare(expanded(config, where), where, store, overwrite == "read-only")
-    with Screen(bench.plan(config.workers)) as screen:
+    with Screen(bench.plan(config.workers, overwrite)) as screen:
         board = bench.run(overwrite, config.workers, executor, screen.follow, threads, options.warn)
     typer.echo(board.to_json() if json else standings(board, where), nl=not json)
     if open_:
@@ -159,7 +172,12 @@ def run(
 
 @app.command()
 def report(
-    matrix: Named, out: Out = None, store: options.Place = None, only: Only = None, json: options.Json = False
+    matrix: Named,
+    out: Out = None,
+    store: options.Place = None,
+    only: Only = None,
+    subject: Subjects = None,
+    json: options.Json = False,
 ) -> int:
     """Write the results and the leaderboard of what is there, anew.
 
@@ -167,7 +185,7 @@ def report(
     """
     from redcloak.bench.run import prepare
 
-    config = matrix_config(matrix, only)
+    config = matrix_config(matrix, only, subjects=subject)
     where = options.folder(config.protocol, out)
     board = prepare(expanded(config, where), where, store, read_only=True).report(anew=True)
     typer.echo(board.to_json() if json else standings(board, where), nl=not json)
@@ -180,6 +198,7 @@ def why(
     node: Annotated[str, typer.Argument(metavar="NODE", help="A stage's label or its key, or the beginning of it.")],
     out: Out = None,
     store: options.Place = None,
+    subject: Subjects = None,
     json: options.Json = False,
 ) -> int:
     """Tell why a stage is in the store or not, and in which fields it differs from the nearest result that is.
@@ -189,7 +208,7 @@ def why(
     from redcloak.bench import care
     from redcloak.places import existing
 
-    config = matrix_config(matrix)
+    config = matrix_config(matrix, subjects=subject)
     where = options.folder(config.protocol, out)
     found = care.why(care.find_node(expanded(config, where), node), existing(store or where / "store"))
     typer.echo(document(reasons_json(found)) if json else "\n".join(reasons(found)))

@@ -23,7 +23,8 @@ class Estimate:
 
     A stage is expected to take the mean of what it took in this run and of the plan, which counts as one more
     observation; a stage not yet met takes the plan's time by the factor that the plan was wrong so far. A running
-    stage is extrapolated from its own progress.
+    stage is extrapolated from its own progress. As many stages run at once as the plan says, or were seen to: a cluster
+    takes what it has, whatever ``--workers``.
     """
 
     def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic) -> None:
@@ -42,6 +43,7 @@ class Estimate:
         if event.kind == "started":
             self.waiting[stage] -= 1
             self.running[key] = stage, self.clock(), 0.0
+            self.width = max(self.width, len(self.running))
         elif event.kind == "progress" and key in self.running:
             self.running[key] = *self.running[key][:2], event.done / max(event.total, 1)
         elif event.kind == "lost":
