@@ -17,8 +17,11 @@ from redcloak.bench.digests import Digests
 from redcloak.bench.grid import Matrix
 from redcloak.config import validate
 from redcloak.images import save_images
+from redcloak.matrix import kin_of
+from redcloak.needs import backbone_bytes, takes
 from redcloak.portraits import subject
 from redcloak.store import Store
+from redcloak.suite import load as load_suite
 
 SMALL = {"protections": ["aspl", "advdm"], "purifiers": ["none", "jpeg"], "seeds": [0]}
 
@@ -120,9 +123,9 @@ def test_a_method_with_settings_has_them_in_its_label(config):
 
 
 def test_shipped_protocols_are_versioned_and_whole():
-    assert {"quick", "tiny", "full", "adaptive", "causal"} <= set(names())
+    assert {"quick", "tiny", "full", "adaptive", "paper", "causal"} <= set(names())
     for name in set(names()) - {"causal"}:
-        config = load(name)
+        config = load(name, subjects=["drawn:0"] if name == "paper" else None)
         assert (config.protocol, config.version >= 1, bool(config.title)) == (name, True, True)
         assert set(yaml.safe_load((PROTOCOLS / f"{name}.yaml").read_text())) <= {"extends", *MatrixConfig.model_fields}
     assert load("protocols/quick.yaml") == load("quick")
@@ -214,7 +217,8 @@ def test_a_plan_counts_what_is_there_and_measures_by_the_nearest_past(config, tm
     assert rows["protect"].source == "measured"
     assert (rows["protect"].memory_mb, rows["protect"].bytes > 4000) == (512.0, True)
     assert (rows["personalize"].source, rows["personalize"].seconds_each) == ("prior", planning.PRIORS["personalize"])
-    assert found.memory_mb == 1024.0
+    stated = max(node.needs.memory_mb for node in matrix.graph.order())
+    assert found.memory_mb == 2 * stated > 2 * 512.0  # of two workers; what was not measured counts as stated
     assert found.seconds == pytest.approx(sum(row.seconds for row in found.rows))
     assert found.elapsed == pytest.approx(found.seconds / 2)
     assert json.loads(json.dumps(found.to_json()))["hours"] == found.seconds / 3600
@@ -235,6 +239,48 @@ def test_the_nearest_past_is_that_of_the_same_settings_then_of_the_method_then_o
     assert [seconds("a", 1), seconds("a", 3)] == [([1], "measured"), ([1, 2], "measured")]
     assert seconds("c", 1) == ([1, 2, 3], "prior")  # other methods: a guess
     assert history.find(planning.groups_of("purify", {"chain": []})) is None
+
+
+def test_a_plan_of_everything_anew_and_of_some_targets(config, tmp_path):
+    matrix, store = Matrix.of(config()), Store(tmp_path / "store")
+    for node in matrix.graph.order():
+        publish(store, node)
+    assert planning.plan(matrix, store, 2, tmp_path).missing == 0
+    anew = planning.plan(matrix, store, 2, tmp_path, anew=True)
+    assert anew.missing == planning.plan(matrix, None, 2, tmp_path).missing > 100
+    assert {row.source for row in anew.rows} == {"measured"}  # what is there tells the time
+    one = next(node for node in matrix.graph.order() if node.stage == "protect")
+    assert [(row.stage, row.missing) for row in planning.plan(matrix, None, 2, tmp_path, [one]).rows][:2] == [
+        ("photos", 1), ("class_images", 1)
+    ]  # fmt: skip
+
+
+def test_what_ran_with_other_models_measures_nothing(config):
+    configs = [{"method": {"name": "a", "weights": {"backbone": weights}}, "seed": 0} for weights in ("x", "y")]
+    mine, other = (kin_of("personalize", each) for each in configs)
+    assert mine == ("personalize", "x") != other
+    assert kin_of("score", {"metrics": [{"weights": {"faces": "f"}}, {"name": "q"}], "weights": "w"}) == (
+        "score",
+        "f",
+        "w",
+    )
+    history = planning.History(None)
+    for group in planning.groups_of("personalize", configs[0]):
+        history.groups[group] = planning.Past([9.0])
+    assert history.find(planning.groups_of("personalize", configs[0]))[1] == "measured"
+    assert history.find(planning.groups_of("personalize", configs[1]))[1] == "prior"
+
+
+def test_memory_is_stated_before_it_is_measured(config):
+    matrix = Matrix.of(config())
+    needs = {node.stage: node.needs.memory_mb for node in matrix.graph.order()}
+    weights = backbone_bytes(load_suite("tiny")) / 2**20
+    assert weights > 5
+    assert needs["photos"] == 0
+    assert needs["personalize"] == pytest.approx(600 + 4 * weights)
+    assert needs["generate"] == pytest.approx(600 + weights)
+    assert takes("cuda", 2**30, "personalize", ("dreambooth",)).memory_mb == 600 + 1024  # the rest is the GPU's
+    assert takes("cpu", 2**30, "purify", ("jpeg",)).memory_mb == 0
 
 
 def test_planning_makes_nothing_and_tells_all(people, tmp_path, capsys, monkeypatch):

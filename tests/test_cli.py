@@ -435,6 +435,10 @@ def test_the_estimate_follows_what_it_sees():
     slower = (8 + 40) / (8 + 10)  # eight seconds is the plan's mean stage
     assert estimate.seconds() == pytest.approx(2 * (10 + 40) / 2 + 2 * 5 * slower)
     assert str(estimate).startswith("1/5, about")
+    for node in nodes[1:]:
+        estimate.take(Event("started", node))
+    left = estimate.seconds()
+    assert left == pytest.approx((2 * 25 + 2 * 5 * slower) / 2)  # two were seen to run at once
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 
 from redcloak import protocols, registry
+from redcloak.bench.config import load as load_matrix
+from redcloak.bench.grid import Matrix
 from redcloak.config import AuditConfig
 from redcloak.errors import UserError
 from redcloak.suite import load
@@ -34,6 +36,31 @@ def test_the_paper_s_numbers():
     assert (paper.suite, paper.budget, paper.precision) == ("sd21", 11, "bf16")
     assert paper.decoupling.instance(paper.subject.words) == "a photo of sks person, bhj noisy pattern"
     assert [choice.name for choice in paper.red_team] == ["codeformer", "sd_x4"]
+
+
+def test_the_paper_s_matrix_has_the_numbers_of_the_paper_s_audit():
+    audit, matrix = configured("paper"), load_matrix("paper", subjects=["drawn:0", "drawn:1"])
+    same = (
+        "suite",
+        "prompts",
+        "images_per_prompt",
+        "sampling_steps",
+        "guidance",
+        "class_images",
+        "metrics",
+        "precision",
+    )
+    of_one = matrix.audit(matrix.subjects[0])
+    for field in (*same, "trainer", "budget", "seeds"):
+        assert getattr(of_one, field) == getattr(audit, field), field
+    chains = [tuple(step.name for step in option.chain) for option in matrix.purifiers]
+    assert chains == [(), *(tuple(s.name for s in chain) for chain in audit.purifiers), ("codeformer", "sd_x4")]
+    for mine, theirs in zip(matrix.purifiers[-1].chain, audit.red_team, strict=True):
+        assert {k: v for k, v in mine.settings.items() if k != "weights"} == theirs.settings
+    with pytest.raises(UserError, match="paper: it names no subjects; give --subject FOLDER"):
+        load_matrix("paper")
+    small = load_matrix("paper", subjects=["drawn:0", "drawn:1"], suite="tiny", purifiers=["none", "jpeg"])
+    assert len(Matrix.of(small).arms) == 2 * (1 + (2 + 7) * 4)  # untuned; clean, noise and seven protections, four ways
 
 
 def test_the_small_protocol_is_what_an_audit_does_anyway():
