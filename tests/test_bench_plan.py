@@ -204,7 +204,7 @@ def publish(store, node, seconds=0.0):
 def test_a_plan_counts_what_is_there_and_measures_by_the_nearest_past(config, tmp_path):
     matrix, store = Matrix.of(config()), Store(tmp_path / "store")
     photos, protects = (
-        [n for n in matrix.graph.order() if n.stage == stage and n.label != "protect: none"]
+        [n for n in matrix.graph.order() if n.stage == stage and not n.label.startswith("protect: none")]
         for stage in ("photos", "protect")
     )
     for node in (*photos, protects[0], next(n for n in protects if n.config["method"]["name"] == "aspl")):
@@ -214,8 +214,10 @@ def test_a_plan_counts_what_is_there_and_measures_by_the_nearest_past(config, tm
     rows = {row.stage: row for row in found.rows}
     assert (rows["photos"].total, rows["photos"].cached, rows["photos"].missing) == (4, 4, 0)
     assert (rows["protect"].total, rows["protect"].missing, rows["protect"].failed) == (6, 4, 1)
-    assert rows["protect"].source == "measured"
-    assert (rows["protect"].memory_mb, rows["protect"].bytes > 4000) == (512.0, True)
+    assert rows["protect"].source == "prior"  # of advdm nothing is known but what other protections took
+    assert rows["protect"].bytes > 4000
+    known = planning.plan(matrix, store, 2, tmp_path, [n for n in protects if n.config["method"]["name"] == "aspl"])
+    assert [(r.source, r.memory_mb) for r in known.rows if r.stage == "protect"] == [("measured", 512.0)]
     assert (rows["personalize"].source, rows["personalize"].seconds_each) == ("prior", planning.PRIORS["personalize"])
     stated = max(node.needs.memory_mb for node in matrix.graph.order())
     assert found.memory_mb == 2 * stated > 2 * 512.0  # of two workers; what was not measured counts as stated
@@ -251,7 +253,7 @@ def test_a_plan_of_everything_anew_and_of_some_targets(config, tmp_path):
     assert {row.source for row in anew.rows} == {"measured"}  # what is there tells the time
     one = next(node for node in matrix.graph.order() if node.stage == "protect")
     assert [(row.stage, row.missing) for row in planning.plan(matrix, None, 2, tmp_path, [one]).rows][:2] == [
-        ("photos", 1), ("class_images", 1)
+        ("photos", 1), ("protect", 1)
     ]  # fmt: skip
 
 
@@ -293,6 +295,13 @@ def test_planning_makes_nothing_and_tells_all(people, tmp_path, capsys, monkeypa
         assert word in told
     assert run("bench", "plan", "m.yaml", "--json", "--workers", "3") == 0
     assert json.loads(capsys.readouterr().out)["workers"] == 3
+    assert os.listdir(tmp_path) == ["m.yaml"]
+    assert run("bench", "plan", "m.yaml", "--subject", people[0], "--only", "decoupling=plain") == 0
+    assert capsys.readouterr().out.startswith("own v1: 9 arms")
+    assert run("bench", "plan", "causal", "--subject", people[0]) == 2
+    assert "--subject: a study has no axes" in capsys.readouterr().err
+    assert run("bench", "run", "m.yaml", "--device", "cuda:7") == 2
+    assert "device = 'cuda:7': not on this machine" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["m.yaml"]
     assert run("bench", "plan", "m.yaml", "--only", "aspl") == 2
     assert "write it as AXIS=LABEL" in capsys.readouterr().err

@@ -160,6 +160,10 @@ def run(
     if overwrite not in WAYS:
         raise unknown("word for --overwrite", overwrite, WAYS)
     config = matrix_config(matrix, only, device, workers, subject)
+    if executor == "local" and config.device != "cpu":  # on a cluster the GPUs are elsewhere
+        from redcloak.doctor import check_device
+
+        check_device(config.device)
     where = options.folder(config.protocol, out)
     bench = prepare(expanded(config, where), where, store, overwrite == "read-only")
     with Screen(bench.plan(config.workers, overwrite)) as screen:
