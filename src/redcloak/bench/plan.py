@@ -93,10 +93,9 @@ class History:
 
     def find(self, groups: Groups) -> tuple[Past, Source] | None:
         """The past of the narrowest group that has one, and whether it may be called measured."""
-        for group, source in zip(groups, ("measured", "measured", "prior"), strict=True):
-            if group in self.groups:
-                return self.groups[group], source
-        return None
+        sources: tuple[Source, ...] = ("measured", "measured", "prior")
+        found = zip(groups, sources, strict=True)
+        return next(((self.groups[group], source) for group, source in found if group in self.groups), None)
 
 
 @dataclass(frozen=True)
