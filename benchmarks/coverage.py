@@ -3,7 +3,8 @@
 Draws scores of subjects, seeds of each and pictures of each, around a known mean, asks :mod:`redcloak.stats` for its
 interval, and counts. Beside it, on the same data: redrawing seeds within redrawn subjects, which counts the spread of
 runs twice, and taking each picture for an independent observation. The second table is of one subject, where the seeds
-stand for what is independent; the third of ``recovered``, a ratio. ``--tables`` chooses.
+stand for what is independent; the third of ``recovered``, a ratio; the fourth of ``least_difference``, the number
+that a leaderboard picks. ``--tables`` chooses.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from math import sqrt
 import numpy as np
 from scipy.special import ndtr, stdtrit
 
-from redcloak.stats import Sample, cluster_bootstrap, recovered
+from redcloak.stats import Sample, cluster_bootstrap, least_difference, paired_difference, recovered
 
 SUBJECTS = (2, 3, 4, 5, 6, 8, 10, 12, 16)
 RATIOS = (0.5, 1.0, 2.0)  # the SD of runs beside that of subjects
@@ -24,6 +25,8 @@ ALONE = (2, 3, 5)  # seeds of one subject
 ALONE_RATIOS = (0.3, 1.0, 3.0)  # the SD of runs beside that of pictures
 ALONE_PICTURES = 16
 REPLICATES = 2000
+TAKEN = 0.20  # identity that the protection takes under the strongest red team
+TEAMS = ((2, 0.0), (6, 0.0), (6, 0.02), (6, 0.1), (24, 0.0))  # red teams, and how far each is from the next
 
 
 def draw(rng: np.random.Generator, subjects: int, ratio: float) -> np.ndarray:
@@ -90,6 +93,33 @@ def ratio_row(subjects: int, runs: int, seed: int) -> list[str]:
     return [f"{hits / decided:.1%}" if decided else "-", f"{1 - decided / runs:.0%}"]
 
 
+def teams(rng: np.random.Generator, subjects: int, count: int, apart: float) -> list[tuple[Sample, Sample]]:
+    """Clean and protected scores under each red team; people, how a team suits one, and runs have an SD of 0.05."""
+    clean = 0.05 * (rng.normal(size=(subjects, 1, 1)) + rng.normal(size=(subjects, SEEDS, 1)))
+    left = [0.05 * (rng.normal(size=(subjects, 1, 1)) + rng.normal(size=(subjects, SEEDS, 1))) for _ in range(count)]
+    return [(sample(0.6 + clean), sample(0.6 - TAKEN - apart * place + each)) for place, each in enumerate(left)]
+
+
+def smallest(rng: np.random.Generator, pairs: list[tuple[Sample, Sample]], subjects: int) -> tuple[float, float]:
+    """Subjects drawn again, the smallest mean picked anew: its expanded percentiles, as they are."""
+    gaps = np.stack([(a.values - b.values).reshape(subjects, -1).mean(1) for a, b in pairs], axis=1)
+    weights = rng.multinomial(subjects, np.full(subjects, 1 / subjects), size=REPLICATES) / subjects
+    return expanded((weights @ gaps).min(axis=1), subjects)
+
+
+def picked_row(subjects: int, count: int, apart: float, runs: int, seed: int) -> list[str]:
+    """The mean of the smallest of several differences, and how often three intervals of it cover the truth."""
+    rng, hits, seen = np.random.default_rng([seed, subjects, count, int(100 * apart)]), np.zeros(3), []
+    for _ in range(runs):
+        pairs = teams(rng, subjects, count, apart)
+        ours, at = least_difference(pairs, n=REPLICATES)
+        own = paired_difference(*pairs[at or 0], n=REPLICATES)
+        seen.append(ours.estimate)
+        ends = [(ours.low, ours.high), (own.low, own.high), smallest(rng, pairs, subjects)]
+        hits += [low <= TAKEN <= high for low, high in ends]
+    return [f"{np.mean(seen):.3f}", *(f"{share:.1%}" for share in hits / runs)]
+
+
 def means(runs: int, seed: int) -> None:
     print("| subjects | SD of runs / of subjects | redcloak | seeds drawn again too | pictures as independent |")
     print("|---|---|---|---|---|")
@@ -110,7 +140,15 @@ def shares(runs: int, seed: int) -> None:
         print(f"| {subjects} | {' | '.join(ratio_row(subjects, runs, seed))} |", flush=True)
 
 
-TABLES = {"means": means, "alone": alone, "shares": shares}
+def picked(runs: int, seed: int) -> None:
+    print(f"| subjects | red teams | apart by | mean, of {TAKEN:.3f} | redcloak | its own interval | percentiles |")
+    print("|---|---|---|---|---|---|---|")
+    for subjects, (count, apart) in product((3, 6, 12), TEAMS):
+        row = " | ".join(picked_row(subjects, count, apart, runs, seed))
+        print(f"| {subjects} | {count} | {apart:g} | {row} |", flush=True)
+
+
+TABLES = {"means": means, "alone": alone, "shares": shares, "picked": picked}
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from redcloak.bench.config import PROTOCOLS, MatrixConfig, load, names
 from redcloak.bench.digests import Digests
 from redcloak.bench.grid import Matrix
 from redcloak.config import validate
+from redcloak.errors import UserError
 from redcloak.images import save_images
 from redcloak.matrix import kin_of
 from redcloak.needs import backbone_bytes, takes
@@ -74,6 +75,36 @@ def test_filters_name_labels_and_leave_the_baselines(config, people):
     assert [arm for arm in excluded if "jpeg" in arm and "cdl" in arm] == []
     assert "aspl@11 jpeg" in excluded
     assert arms(config(exclude=[{"subject": people[1]}]), people[1]) == ["untuned", "clean", "random_noise@11"]
+
+
+def test_a_filter_may_name_what_every_matrix_has(config, people):
+    def cdl(**filters) -> list[str]:
+        return arms(config(decoupling=True, **filters), people[0])
+
+    nothing = ["untuned", "clean", "random_noise@11"]
+    assert cdl(only=[{"protection": "aspl", "purifier": "none", "decoupling": "plain"}]) == [*nothing, "aspl@11"]
+    assert cdl(only=[{"protection": "clean", "purifier": "jpeg"}]) == ["untuned", "clean", "clean jpeg cdl", nothing[2]]
+    noise = cdl(only=[{"protection": "random_noise", "budget": 11}])
+    assert noise == [*nothing, "random_noise@11 cdl", "random_noise@11 jpeg cdl"]
+    assert cdl(exclude=[{"protection": "random_noise"}, {"protection": "a*"}]) == [
+        "untuned", "clean", "clean cdl", "clean jpeg cdl", "random_noise@11"
+    ]  # fmt: skip
+    untreated = cdl(only=[{"protection": "aspl"}], exclude=[{"purifier": "none"}, {"decoupling": "plain"}])
+    assert untreated == [
+        *nothing[:2],
+        "clean jpeg cdl",
+        nothing[2],
+        "random_noise@11 jpeg cdl",
+        "aspl@11",
+        "aspl@11 jpeg cdl",
+    ]
+    with pytest.raises(UserError, match="unknown protection in a filter 'cleen': did you mean 'clean'"):
+        cdl(only=[{"protection": "cleen"}])
+
+
+def test_the_same_photos_are_no_two_subjects(config, people):
+    with pytest.raises(UserError, match=f"subjects: 'twin' has the same photos as '{people[0]}'; people count once"):
+        Matrix.of(config(subjects=[*people, {"photos": people[0], "label": "twin"}]))
 
 
 def test_stages_are_shared(config):

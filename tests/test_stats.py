@@ -15,6 +15,7 @@ from redcloak.stats import (
     cluster_bootstrap,
     dyadic_bootstrap,
     for_every_seed,
+    least_difference,
     mean,
     paired_difference,
     recovered,
@@ -268,6 +269,53 @@ def test_pairs_that_only_one_arm_has_are_left_out():
     assert found.estimate == pytest.approx(0.75)
     assert found.clusters == 2
     assert paired_difference(a, Sample(b.values, np.array(["p", "q", "r"]), b.seeds)).clusters == 0
+
+
+def teams(rng, subjects, count, apart=0.0):
+    """Clean and treated arms ``0.2 + apart * place`` below, of as many red teams."""
+    clean = nested(rng, subjects, pictures=1, between=0.05, within=0)
+    left = [nested(rng, subjects, pictures=1, between=0.05, within=0) for _ in range(count)]
+    return [(sample(0.6 + clean), sample(0.4 - apart * place + each)) for place, each in enumerate(left)]
+
+
+@pytest.mark.parametrize(("subjects", "count"), [(3, 6), (6, 6), (12, 24)])
+def test_the_interval_of_the_smallest_difference_covers_the_truth_and_its_own_does_not(subjects, count):
+    rng = np.random.default_rng([12, subjects])
+    ours, own, seen = [], [], []
+    for _ in range(150):
+        pairs = teams(rng, subjects, count)
+        found, at = least_difference(pairs, n=1000)
+        alone = paired_difference(*pairs[at], n=1000)
+        assert (found.estimate, found.low, found.clusters) == (alone.estimate, alone.low, alone.clusters)
+        seen.append(found.estimate)
+        ours.append(covers(found, 0.2))
+        own.append(covers(alone, 0.2))
+    assert np.mean(ours) >= 0.92
+    assert np.mean(own) <= np.mean(ours) - 0.03
+    assert np.mean(seen) < 0.185  # the number itself stays low, as the docs say
+
+
+def test_the_smallest_of_differences_that_lie_apart_has_about_its_own_interval():
+    pairs = teams(np.random.default_rng(13), 6, 4, apart=0.5)
+    found, at = least_difference(pairs)
+    alone = paired_difference(*pairs[0])
+    assert at == 0
+    assert found.high - found.estimate == pytest.approx(alone.high - alone.estimate, rel=0.1)
+    assert least_difference(pairs[:1]) == (alone, 0)
+    single = [(a.only("s0"), b.only("s0")) for a, b in pairs]
+    assert least_difference(single) == (paired_difference(*single[0]), 0)
+
+
+def test_the_smallest_difference_is_of_the_runs_that_all_pairs_have():
+    clean, treated = teams(np.random.default_rng(14), 5, 1)[0]
+    short = Sample(treated.values[2:] + 0.1, treated.subjects[2:], treated.seeds[2:])  # without the first subject
+    found, at = least_difference([(clean, treated), (clean, short)])
+    assert (at, found.clusters) == (1, 4)
+    assert found.estimate == pytest.approx(paired_difference(clean, short).estimate)
+    other = Sample(short.values[:2], np.array(["x", "x"]), short.seeds[:2])
+    for pairs in ([], [(clean, treated), (other, other)]):
+        none, at = least_difference(pairs)
+        assert (isnan(none.estimate), none.clusters, at) == (True, 0, None)
 
 
 def test_an_arm_without_seeds_counts_for_every_seed():

@@ -16,7 +16,7 @@ from redcloak.arms import Builder
 from redcloak.bench.config import AXES, NOTHING, PLAIN, MatrixConfig, Option, Person, Words
 from redcloak.bench.digests import Digests
 from redcloak.config import Choice
-from redcloak.errors import unknown
+from redcloak.errors import UserError, unknown
 from redcloak.matrix import Graph, Node
 from redcloak.prompts import NONE
 from redcloak.report.model import CLEAN, RANDOM_NOISE, UNTUNED
@@ -24,6 +24,7 @@ from redcloak.suite import load as load_suite
 
 BASELINES = (UNTUNED, CLEAN, RANDOM_NOISE)
 NO_BUDGET = "-"
+ALWAYS = {"protection": BASELINES, "purifier": (NOTHING,), "decoupling": (PLAIN,)}  # labels that every matrix has
 Treatment = tuple[str, str, str, str, str, str]  # of an arm's axes all but prompts and seed
 AS_THEY_ARE = Option(label=NOTHING, chain=())
 
@@ -75,23 +76,45 @@ class Filter:
         self.exclude = [_sets(config, each) for each in config.exclude]
 
     def keeps(self, axes: Axes) -> bool:
-        """Whether an arm is to be made; what filters say of protections and budgets is not said of baselines."""
-        skip = ("protection", "budget") if axes.protection in BASELINES else ()
-        if self.only and not any(_matches(each, axes, skip) for each in self.only):
+        """Whether an arm is to be made.
+
+        What filters say of protections and budgets is not said of baselines, unless they name one; and what they
+        exclude by its treatment is never the arm that has none.
+        """
+        if self.only and not any(_matches(each, axes, _unsaid(each, axes)) for each in self.only):
             return False
-        return not any(_matches(each, axes, skip) for each in self.exclude if each.keys() - set(skip))
+        untreated = (axes.purifier, axes.decoupling) == (NOTHING, PLAIN)
+        return not any(
+            _excludes(each, axes)
+            for each in self.exclude
+            if not (untreated and each.keys() & {"purifier", "decoupling"})
+        )
 
 
 def _sets(config: MatrixConfig, filters: dict[str, tuple[str, ...]]) -> dict[str, frozenset[str]]:
     """Axis -> the labels that its patterns match."""
     found = {}
     for axis, patterns in filters.items():
-        labels = [*config.labels(axis), *((NOTHING,) if axis == "purifier" else ())]
+        labels = list(dict.fromkeys((*config.labels(axis), *ALWAYS.get(axis, ()))))
         for pattern in patterns:
             if not any(fnmatchcase(label, pattern) or label == pattern for label in labels):
                 raise unknown(f"{axis} in a filter", pattern, labels)
         found[axis] = frozenset(label for label in labels for p in patterns if fnmatchcase(label, p) or label == p)
     return found
+
+
+def _unsaid(sets: dict[str, frozenset[str]], axes: Axes) -> tuple[str, ...]:
+    """The axes of a filter that do not speak of an arm."""
+    if axes.protection not in BASELINES:
+        return ()
+    if sets.get("protection", frozenset()).isdisjoint(BASELINES):
+        return ("protection", "budget")
+    return ("budget",) if axes.budget == NO_BUDGET else ()
+
+
+def _excludes(sets: dict[str, frozenset[str]], axes: Axes) -> bool:
+    skip = _unsaid(sets, axes)
+    return bool(sets.keys() - set(skip)) and _matches(sets, axes, skip)
 
 
 def _matches(sets: dict[str, frozenset[str]], axes: Axes, skip: Sequence[str]) -> bool:
@@ -100,7 +123,7 @@ def _matches(sets: dict[str, frozenset[str]], axes: Axes, skip: Sequence[str]) -
 
 @dataclass
 class Matrix:
-    """The arms of a configuration, and their graph."""
+    """The arms of a configuration, and their graph; of each subject what is known of its photos, such as the digest."""
 
     config: MatrixConfig
     graph: Graph = field(default_factory=Graph)
@@ -108,6 +131,7 @@ class Matrix:
     held_out: dict[str, bool] = field(default_factory=dict)
     strangers: dict[str, str | None] = field(default_factory=dict)
     references: dict[str, int] = field(default_factory=dict)
+    photos: dict[str, str] = field(default_factory=dict)
     digests: Digests = field(default_factory=Digests)
 
     @classmethod
@@ -115,7 +139,7 @@ class Matrix:
         """Expand a configuration; nothing that is slow to import is imported.
 
         Raises:
-            UserError: an unknown name, a wrong setting, or photos that are not there.
+            UserError: an unknown name, a wrong setting, photos that are not there, or the same ones of two subjects.
         """
         matrix, kept = cls(config, digests=digests or Digests()), Filter(config)
         for person in config.subjects:
@@ -136,6 +160,10 @@ class _Weaver:
         audit = matrix.config.audit(person)
         suite = load_suite(audit.suite, audit.machine)
         photos = matrix.digests.photos(person.photos, suite.spec.resolution)
+        twin = next((label for label, digest in matrix.photos.items() if digest == photos.digest), None)
+        if twin is not None:
+            raise UserError(f"subjects: {person.label!r} has the same photos as {twin!r}; people count once, drop one.")
+        matrix.photos[person.label] = photos.digest
         matrix.held_out[person.label] = photos.held_out
         matrix.strangers[person.label] = matrix.digests.strangers(person.photos, suite.spec.resolution)
         matrix.references[person.label] = len(photos.reference_names)

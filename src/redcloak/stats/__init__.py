@@ -7,6 +7,7 @@ The long table goes in as one :class:`Sample` per arm; what comes out has an int
 from redcloak.stats.bootstrap import cluster_bootstrap, dyadic_bootstrap, expected, mean, paired_difference, recovered
 from redcloak.stats.compare import Comparison, compare
 from redcloak.stats.effects import cliffs_delta, cohen_dz, rank_biserial
+from redcloak.stats.least import least_difference
 from redcloak.stats.paired import holm, sign_flip, signed_rank, subject_differences
 from redcloak.stats.power import power, smallest_effect, subjects_needed
 from redcloak.stats.sample import Estimate, Floats, Level, Recovery, Sample, for_every_seed
@@ -26,6 +27,7 @@ __all__ = [
     "expected",
     "for_every_seed",
     "holm",
+    "least_difference",
     "mean",
     "paired_difference",
     "power",
