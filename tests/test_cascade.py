@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,11 +13,11 @@ from torch import Tensor
 from redcloak.api import CPU, Context
 from redcloak.cascade import Cascade
 from redcloak.errors import UserError
-from redcloak.pixel import CLEAN, respaced
+from redcloak.pixel import CLEAN, respaced, sections
 from redcloak.purify.pdm_pure import Config, pdm_pure, walk_of
-from redcloak.purify.upscale import Config as UpscaleConfig
-from redcloak.purify.upscale import resize, upscale
-from redcloak.rng import generators
+from redcloak.purify.upscale import resize
+from redcloak.registry import load
+from redcloak.rng import generators, randn
 
 
 @pytest.fixture(scope="session")
@@ -57,11 +58,29 @@ def purify(images: Tensor, context: Context, seed: int = 0, **settings) -> Tenso
 
 
 def test_the_walk_is_the_first_steps_of_the_thinned_schedule(context: Context):
-    walk = walk_of(context.suite.pixel, Config())
-    assert walk == (444, 333, 222, 111, 0, CLEAN)
-    assert set(walk[:-1]) <= set(respaced(1000, 10))
+    """IF keeps ten steps of the first tenth of the schedule; index 4 of them is step 44."""
+    model = context.suite.pixel
+    assert walk_of(model, Config()) == (44, 33, 22, 11, 0, CLEAN)
+    later = walk_of(model, Config(respacing="10,10,10,10,10,0,0,0,0,0", start=44))
+    assert (len(later), later[0], later[-2:]) == (46, 444, (0, CLEAN))
+    assert walk_of(model, Config(respacing=10)) == (444, 333, 222, 111, 0, CLEAN)
     with pytest.raises(UserError, match=r"start = 10: the thinned schedule has 10 steps"):
-        walk_of(context.suite.pixel, Config(start=10))
+        walk_of(model, Config(start=10))
+    with pytest.raises(UserError, match="respacing = 'ten'"):
+        load("purify", "pdm_pure").configure(respacing="ten")
+
+
+def test_sections_are_guided_diffusion_s():
+    assert sections(1000, [10, *[0] * 9]) == respaced(100, 10) == [0, 11, 22, 33, 44, 55, 66, 77, 88, 99]
+    assert sections(10, [2, 1, 3]) == [0, 3, 4, 7, 8, 9]  # sections of 4, 3 and 3
+    assert sections(1000, [250]) == respaced(1000, 250)
+
+
+def test_it_keeps_the_picture(photos: Tensor, context: Context):
+    """Of so little noise the small model comes back to within a few grey levels."""
+    kept = (purify(photos, context) - photos).abs().mean()
+    lost = (purify(photos, context, respacing=10) - photos).abs().mean()
+    assert kept < lost / 2
 
 
 def test_without_weights_it_is_the_suite_s_pixel_model_then_its_upscaler(photos: Tensor, context: Context):
@@ -71,9 +90,23 @@ def test_without_weights_it_is_the_suite_s_pixel_model_then_its_upscaler(photos:
             model.purified(resize(photos, model.native, model.native), walk_of(model, Config()), streams), 64, 64
         )
         assert torch.equal(purify(photos, context, enlarge=False), back)
-        assert torch.equal(purify(photos, context), upscale(back, UpscaleConfig(), context, streams))
-    assert [part.name for _, part in Config().parts()] == ["upscale"]
-    assert Config(enlarge=False).parts() == ()
+        words = f"a photo of a {context.subject.class_noun}"
+        streams = generators(0, "p", 3)
+        back = model.purified(resize(photos, model.native, model.native), walk_of(model, Config()), streams)
+        large = context.suite.upscaler(back, words, 20, streams)
+        assert torch.equal(purify(photos, context), resize(large, *photos.shape[-2:]))
+
+
+def test_only_the_models_that_are_used_are_asked_for(stage: Path):
+    entry = load("purify", "pdm_pure")
+    needs = {
+        (enlarge, own): entry.needs(entry.configure(enlarge=enlarge, **({} if own else {"weights": stage})))
+        for enlarge in (True, False)
+        for own in (True, False)
+    }
+    assert needs == {
+        (True, True): ("pixel", "upscaler"), (False, True): ("pixel",), (True, False): ("upscaler",), (False, False): ()
+    }  # fmt: skip
 
 
 def test_the_second_stage_sees_the_picture_and_the_prompt(photos: Tensor, wide: Tensor, context: Context, stage: Path):
@@ -92,13 +125,29 @@ def test_guidance_is_between_the_two_prompts(context: Context, stage: Path):
     shown, state = torch.rand(2, 3, 32, 32), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         plain, far, none = (
-            cascade.beside(shown, prompt, guidance).predicted_noise(state, 300)
+            cascade.beside(shown, prompt, guidance, generators(0, "p", 2)).predicted_noise(state, 300)
             for prompt, guidance in (("a person", 1.0), ("a person", 3.0), ("", 3.0))
         )
     assert torch.allclose(far, none + 3 * (plain - none), atol=1e-4)
-    other = cascade.beside(shown.flip(0), "a person", 1.0)
+    other = cascade.beside(shown.flip(0), "a person", 1.0, generators(0, "p", 2))
     with torch.no_grad():
         assert not torch.allclose(other.predicted_noise(state, 300), plain)
+
+
+def test_the_second_stage_sees_noise_of_the_level_that_it_is_told(context: Context, stage: Path, monkeypatch):
+    cascade, told = Cascade.load(stage, CPU), {}
+
+    def unet(state: Tensor, step: int, words: Tensor, class_labels: Tensor) -> SimpleNamespace:
+        told.update(seen=state[:1, 3:], level=class_labels)
+        return SimpleNamespace(sample=torch.zeros(len(state), 6, 32, 32))
+
+    monkeypatch.setattr(cascade, "unet", unet)
+    shown = torch.rand(1, 3, 32, 32)
+    cascade.beside(shown, "a person", 7.0, generators(3, "p", 1)).predicted_noise(torch.randn(1, 3, 32, 32), 44)
+    power = cascade.alphas_cumprod[250]
+    noise = (told["seen"] - power.sqrt() * (shown * 2 - 1)) / (1 - power).sqrt()
+    assert torch.allclose(noise.float(), randn(shown, generators(3, "p", 1)), atol=1e-4)
+    assert set(told["level"].tolist()) == {250}
 
 
 def test_what_is_no_second_stage_is_refused(stage: Path, tmp_path: Path, suite_folder: Path):

@@ -113,7 +113,7 @@ def test_a_method_rejects_a_setting_that_it_does_not_have():
         (["steps=10", "lr=1.0e-4"], {"steps": 10, "lr": 1e-4}),
         (["prior-weight=0", "variant=paper"], {"prior_weight": 0, "variant": "paper"}),
         (["decay=false", "target="], {"decay": False, "target": None}),
-        (["a=b=c"], {"a": "b=c"}),
+        (["a=b=c", 'prompt=""'], {"a": "b=c", "prompt": ""}),
     ],
 )
 def test_settings_of_the_command_line(pairs: list[str], settings: dict[str, object]):

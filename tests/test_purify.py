@@ -41,6 +41,15 @@ def test_the_variants_of_the_blur(photos: Tensor, context: Context):
     assert torch.equal(purify(gaussian, photos, context, variant="released", sigma=2), blur(photos, 2.0))
 
 
+def test_the_paper_s_blur_has_five_pixels(context: Context):
+    dot = torch.zeros(1, 3, 15, 15)
+    dot[..., 7, 7] = 1
+    drawn = purify(gaussian, dot, context)[0, 0]
+    weights = torch.exp(-(torch.arange(-2, 3.0) ** 2) / (2 * 1.1**2))
+    assert torch.allclose(drawn[7, 5:10], weights / weights.sum() * drawn[7].sum(), atol=1e-6)
+    assert int((drawn > 0).sum()) == 25
+
+
 def test_a_blur_wider_than_the_picture(photos: Tensor):
     small = photos[..., :6, :9]
     assert torch.allclose(blur(small, 50.0).mean((2, 3)), small.mean((2, 3)), atol=0.1)

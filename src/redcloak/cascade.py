@@ -5,13 +5,15 @@ Behind :class:`redcloak.pixel.PixelDiffusion` it is one more model that predicts
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from redcloak.api import Machine
 from redcloak.backbone import quietly
@@ -19,20 +21,21 @@ from redcloak.errors import UserError
 from redcloak.memory import placed
 from redcloak.parts import check_part
 from redcloak.pixel import PixelDiffusion
+from redcloak.rng import randn
 
 PARTS = ("unet", "scheduler", "text_encoder", "tokenizer")
 
 
 @dataclass
 class Cascade:
-    """A second stage in its parts. ``level`` is the noise step that it is told its small picture has."""
+    """A second stage in its parts. ``level`` is the noise step that its small picture gets, and that it is told of."""
 
     unet: Any
     alphas_cumprod: Tensor
     text_encoder: Any
     tokenizer: Any
     device: torch.device
-    level: int = 0
+    level: int = 250  # a quarter of the schedule: IF's ``aug_level`` when it draws in another style
 
     @classmethod
     def load(cls, folder: Path, machine: Machine) -> Cascade:
@@ -73,9 +76,14 @@ class Cascade:
         ).last_hidden_state
         return states
 
-    def beside(self, images: Tensor, prompt: str, guidance: float) -> PixelDiffusion:
-        """The stage as a pixel model that sees these images, in [0, 1] and of its side, in place of small ones."""
-        shown = images.to(self.device) * 2 - 1
+    def beside(self, images: Tensor, prompt: str, guidance: float, generators: Sequence[Generator]) -> PixelDiffusion:
+        """The stage as a pixel model that sees these images, in [0, 1] and of its side, with noise of ``level``.
+
+        Random: that noise, from ``generators[i]``.
+        """
+        power = float(self.alphas_cumprod[self.level])
+        noise = randn(images, generators)
+        shown = (math.sqrt(power) * (images * 2 - 1) + math.sqrt(1 - power) * noise).to(self.device)
         words = torch.cat([self.embed(""), self.embed(prompt)]).repeat_interleave(len(images), 0)
         level = torch.full((2 * len(images),), self.level, device=self.device)
 

@@ -54,6 +54,10 @@ class MethodConfig(Strict):
         """The other methods that this one uses, whose versions and models its result depends on."""
         return ()
 
+    def slots(self) -> tuple[str, ...] | None:
+        """The suite's models that are used when it is configured so; None: all that the method says it needs."""
+        return None
+
     def faces(self, own: str) -> tuple[str, ...]:
         """The face back ends that it uses where it needs faces; ``own`` is the suite's."""
         return (own,)

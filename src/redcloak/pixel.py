@@ -161,6 +161,16 @@ def respaced(total: int, count: int) -> list[int]:
     return [round(index * (total - 1) / (count - 1)) for index in range(count)]
 
 
+def sections(total: int, counts: Sequence[int]) -> list[int]:
+    """Steps of equal sections of a schedule, ``counts`` of each, as guided-diffusion's ``"10,0,0"`` has it."""
+    steps, start = [], 0
+    for index, count in enumerate(counts):
+        size = total // len(counts) + (index < total % len(counts))
+        steps += [start + step for step in (respaced(size, count) if count > 1 else [0] * count)]
+        start += size
+    return steps
+
+
 def pictures(state: Tensor) -> Tensor:
     """A state without noise as images in [0, 1]."""
     return ((state + 1) / 2).clamp(0, 1)

@@ -52,7 +52,8 @@ class Entry:
 
     def needs(self, config: MethodConfig) -> tuple[str, ...]:
         """The models of the suite that the method uses when it is configured so, its parts' among them."""
-        slots = list(self.method.needs)
+        own = config.slots()
+        slots = list(self.method.needs if own is None else own)
         for kind, choice in config.parts():
             part = describe(kind, choice.name)
             slots += part.needs(part.configure(**choice.settings))

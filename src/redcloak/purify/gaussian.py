@@ -16,6 +16,7 @@ from redcloak.config import MethodConfig
 METHOD = Method(
     title="Gaussian blur",
     cite="Liu et al., arXiv 2406.18944, appendix: kernel size 5 (the released code blurs with a radius of 5).",
+    version=2,
     differentiable=True,
 )
 
@@ -25,25 +26,27 @@ class Config(MethodConfig):
 
     variant: Literal["paper", "released"] = Field(
         "paper",
-        description="paper: the sigma of a 5-pixel kernel (1.1); released: sigma 5, Pillow's radius=5",
+        description="paper: a kernel of 5 pixels, sigma 1.1; released: sigma 5, Pillow's radius=5",
     )
     sigma: float | None = Field(None, gt=0, description="standard deviation in pixels; overrides the variant")
 
 
 def gaussian(images: Tensor, config: Config, context: Context, generators: Sequence[Generator]) -> Tensor:
-    """Convolve with a Gaussian, edges reflected, cut at four standard deviations.
+    """Convolve with a Gaussian, edges reflected; the paper's has 5 pixels, any other ends at four standard deviations.
 
     Images ``(N, 3, H, W)`` in [0, 1] -> the same shape. Nothing is random.
 
     Cite: the baseline of Liu et al., arXiv 2406.18944. License: Apache-2.0.
     """
-    sigma = config.sigma or {"paper": 1.1, "released": 5.0}[config.variant]
-    return blur(images, sigma)
+    if config.sigma is None and config.variant == "paper":
+        return blur(images, 1.1, reach=2)
+    return blur(images, config.sigma or 5.0)
 
 
-def blur(images: Tensor, sigma: float) -> Tensor:
-    """Separable Gaussian blur of ``(N, C, H, W)`` with the given standard deviation in pixels."""
-    reach = min(int(4 * sigma + 0.5), min(images.shape[-2:]) - 1)  # rounded as scipy rounds it
+def blur(images: Tensor, sigma: float, reach: int | None = None) -> Tensor:
+    """Separable Gaussian blur of ``(N, C, H, W)``; ``reach`` pixels to each side, by default four deviations."""
+    reach = int(4 * sigma + 0.5) if reach is None else reach  # rounded as scipy rounds it
+    reach = min(reach, min(images.shape[-2:]) - 1)
     offsets = torch.arange(-reach, reach + 1, dtype=images.dtype, device=images.device)
     kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
     kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, -1)

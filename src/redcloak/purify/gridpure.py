@@ -27,7 +27,7 @@ class Config(PixelConfig):
     """How far each round noises, how many there are, and how much of the picture each keeps."""
 
     variant: Literal["paper", "released"] = Field(
-        "paper", description="released: the picture is rounded to 8 bits after each round, as the authors' code does"
+        "paper", description="released: the picture is cut to 8 bits after each round, as the authors' code does"
     )
     steps: int = Field(10, ge=0, le=1000, description="how many of the model's steps a tile is noised by, each round")
     rounds: int = Field(20, ge=1, le=1000, description="purifications, one after the other")
@@ -40,7 +40,8 @@ def gridpure(images: Tensor, config: Config, context: Context, generators: Seque
     Images ``(N, 3, H, W)`` in [0, 1] -> the same shape. Random: the noise of every tile and step, from
     ``generators[i]``. Tiles stand at half of their side, one more is put together from the picture's four corners; all
     tiles of all images pass the model together. A picture smaller than a tile is continued by reflection.
-    In ``released`` the gradient of the rounding is taken for the identity's.
+    In ``released`` each round cuts the picture down to the grey level below, half a level on average, as the authors'
+    conversion to a file does; the gradient of that is taken for the identity's.
 
     Cite: Zhao et al., CVPR 2024 (20 rounds of 10 steps, gamma 0.1). License: Apache-2.0 with the small suite; that of
     the pixel model otherwise.
@@ -54,5 +55,5 @@ def gridpure(images: Tensor, config: Config, context: Context, generators: Seque
         merged = grid.merge(model.purified(grid.cut(current), walk, generators))
         current = (1 - config.gamma) * merged + config.gamma * current
         if config.variant == "released":
-            current = current + ((current * 255).round() / 255 - current).detach()
+            current = current + ((current.clamp(0, 1) * 255).floor() / 255 - current).detach()
     return current[..., :height, :width].clamp(0, 1)

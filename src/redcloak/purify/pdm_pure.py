@@ -7,20 +7,20 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Generator, Tensor
 
-from redcloak.api import Context, Kind, Machine, Method
+from redcloak.api import Context, Machine, Method
 from redcloak.cascade import Cascade
-from redcloak.config import Choice, MethodConfig
+from redcloak.config import MethodConfig
 from redcloak.errors import UserError
-from redcloak.pixel import CLEAN, PixelDiffusion, respaced
-from redcloak.purify import upscale
-from redcloak.purify.upscale import resize
+from redcloak.pixel import CLEAN, PixelDiffusion, sections
+from redcloak.purify.upscale import prompt_of, resize
 
 METHOD = Method(
     title="PDM-Pure",
     cite="Xue and Chen, Pixel is a Barrier: Diffusion Models Are More Adversarially Robust Than We Think, 2024.",
+    version=2,
     license="Apache-2.0 (DeepFloyd IF's weights: their own licence; the authors' code has none)",
     stochastic=True,
     needs=("pixel", "upscaler"),
@@ -33,24 +33,36 @@ class Config(MethodConfig):
     weights: Path | None = Field(
         None, description="a diffusers folder of DeepFloyd IF's second stage; by default the suite's own pixel model"
     )
-    respacing: int = Field(10, ge=2, le=1000, description="steps that the model's schedule is thinned to")
-    start: int = Field(4, ge=0, le=999, description="step of the thinned schedule that the picture is noised to")
+    respacing: str = Field(
+        "10,0,0,0,0,0,0,0,0,0",
+        pattern=r"^\d+(,\d+)*$",
+        description="steps kept of each equal section of the schedule; a later script: 10,10,10,10,10,0,0,0,0,0",
+    )
+    start: int = Field(4, ge=0, le=999, description="kept step that the picture is noised to; the later script: 44")
     guidance: float = Field(7.0, ge=1, le=30, description="of the second stage towards its prompt")
-    prompt: str = Field("", description="of the second stage; the authors caption the picture")
-    enlarge: bool = Field(True, description="then super-resolve (method upscale) at the size that came in")
+    prompt: str = Field("a picture", description="of the second stage; the authors caption the picture")
+    enlarge: bool = Field(True, description="then super-resolve what the model made, x4, before it is brought back")
+    noise_level: int = Field(20, ge=0, le=350, description="of the super-resolution")
 
-    def parts(self) -> tuple[tuple[Kind, Choice], ...]:
-        """The enlargement is a method of its own."""
-        return (("purify", Choice(name="upscale")),) if self.enlarge else ()
+    @field_validator("respacing", mode="before")
+    @classmethod
+    def _text(cls, value: object) -> object:
+        return str(value) if isinstance(value, int) else value
+
+    def slots(self) -> tuple[str, ...]:
+        """The suite's own models that are used so."""
+        return ("pixel",) * (self.weights is None) + ("upscaler",) * self.enlarge
 
 
 def pdm_pure(images: Tensor, config: Config, context: Context, generators: Sequence[Generator]) -> Tensor:
     """Noise the picture to ``start`` of a thinned schedule, walk back in ``start + 1`` steps, super-resolve.
 
-    Images ``(N, 3, H, W)`` in [0, 1] -> the same shape. The picture is resized to the model's side before and back
-    after. DeepFloyd's stage (``weights``) sees the picture itself beside the noisy state, and a prompt; the suite's
-    pixel model, which stands in for it, sees the state alone: then it is DiffPure in few, large steps. Random: the
-    noise, the walk's and the upscaler's, from ``generators[i]``.
+    Images ``(N, 3, H, W)`` in [0, 1] -> the same shape. The picture is resized to the model's side before and, x4
+    super-resolved, back after. By default the ten steps kept are 0, 11, ..., 99 of 1,000, and the picture is noised to
+    44: little noise, in few steps. DeepFloyd's stage (``weights``) sees beside the noisy state the picture shrunk to a
+    quarter, with its own noise of step 250, and a prompt; the suite's pixel model, which stands in for it, sees the
+    state alone: then it is DiffPure in few steps. IF clips by a threshold that adapts; here it is fixed.
+    Random: the noise, the walk's and the upscaler's, from ``generators[i]``.
 
     Cite: Xue and Chen, arXiv 2404.13320. License: Apache-2.0 with the small suite; that of the weights otherwise.
     """
@@ -58,24 +70,22 @@ def pdm_pure(images: Tensor, config: Config, context: Context, generators: Seque
     if config.weights:
         stage = _cascade(config.weights, suite.machine)
         shown = resize(images, stage.side, stage.side)
-        model = stage.beside(shown, config.prompt, config.guidance)
+        small = resize(resize(shown, stage.side // 4, stage.side // 4), stage.side, stage.side)
+        model = stage.beside(small, config.prompt, config.guidance, generators)
     else:
         model = replace(suite.pixel, batch=len(images))
         shown = resize(images, model.native, model.native)
-    back = resize(model.purified(shown, walk_of(model, config), generators), height, width)
-    if not config.enlarge:
-        return back
-    settings = suite.settings("upscale", {})
-    return upscale.upscale(back, upscale.Config(**settings), context, generators)
+    made = model.purified(shown, walk_of(model, config), generators)
+    if config.enlarge:
+        made = suite.upscaler(made, prompt_of(context), config.noise_level, generators)
+    return resize(made, height, width)
 
 
 def walk_of(model: PixelDiffusion, config: Config) -> tuple[int, ...]:
     """The model's steps to visit, from ``start`` of the thinned schedule down to the picture."""
-    if config.start >= config.respacing:
-        raise UserError(
-            f"start = {config.start}: the thinned schedule has {config.respacing} steps; give a smaller one."
-        )
-    thinned = respaced(len(model.alphas_cumprod), config.respacing)
+    thinned = sections(len(model.alphas_cumprod), [int(count) for count in config.respacing.split(",")])
+    if config.start >= len(thinned):
+        raise UserError(f"start = {config.start}: the thinned schedule has {len(thinned)} steps; give a smaller one.")
     return (*reversed(thinned[: config.start + 1]), CLEAN)
 
 

@@ -52,7 +52,7 @@ def realesrgan(images: Tensor, config: Config, context: Context, generators: Seq
     Cite: Wang et al., ICCVW 2021. License: BSD-3-Clause (the authors' weights).
     """
     height, width = images.shape[-2:]
-    small = resize(images, round(height / config.shrink), round(width / config.shrink))
+    small = resize(images, max(1, round(height / config.shrink)), max(1, round(width / config.shrink)))
     net, device = _net(context.suite.device), context.suite.device
     large = enlarged(net, small.to(device), 4, config.tile, config.margin, config.batch).clamp(0, 1).to(images)
     large = resize(large, round(height * config.outscale), round(width * config.outscale))

@@ -48,7 +48,7 @@ def sd_x4(images: Tensor, config: Config, context: Context, generators: Sequence
     Cite: Liu et al., arXiv 2406.18944, section 4.2. License: CreativeML Open RAIL++-M (the weights).
     """
     height, width = images.shape[-2:]
-    small = resize(images, round(height / config.shrink), round(width / config.shrink))
+    small = resize(images, max(1, round(height / config.shrink)), max(1, round(width / config.shrink)))
     pipeline = sdx4.load(sdx4.find(config.model, config.revision), context.suite.device)
     large = sdx4.enlarge(
         pipeline,

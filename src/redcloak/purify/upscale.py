@@ -54,7 +54,7 @@ def redrawn(
     ``prompt`` is "a photo of a CLASS" by default; ``added`` the level of the noise that is really added.
     """
     height, width = images.shape[-2:]
-    small = resize(images, round(height / shrink), round(width / shrink))
+    small = resize(images, max(1, round(height / shrink)), max(1, round(width / shrink)))
     words = prompt_of(context) if prompt is None else prompt
     large = context.suite.upscaler(small, words, noise_level, generators, added=added)
     return resize(large, height, width)
