@@ -343,6 +343,36 @@ def test_purified_photos_keep_their_size(here: Path, suite, chain):
     assert {read_image(path).shape for path in list_images(here / "fitted")} == {(64, 64, 3)}
 
 
+def test_every_purifier_that_runs_here(here: Path, suite, capsys):
+    """On a drawn photo and a real one, whose sides are no multiples of 8: as large afterwards, and never in place."""
+    from conftest import here as runs
+    from conftest import quick
+    from skimage.data import astronaut
+
+    from redcloak.portraits import subject
+    from redcloak.registry import load, names
+
+    before = {"drawn": subject(3, shots=1)[0][:47, :61], "real": astronaut()[60:101, 180:233]}
+    Path("me").mkdir()
+    for name, picture in before.items():
+        Image.fromarray(picture).save(f"me/{name}.png")
+    every = [name for name in names("purify") if runs("purify", name)]
+    for name in every:
+        short = quick(load("purify", name)).model_dump(mode="json", exclude_unset=True)
+        cut = [word for key, value in short.items() for word in ("--set", f"{key}={value}")]
+        assert run("purify", "me", "--with", name, *cut, "--suite", suite, "--out", f"out/{name}") == 0, name
+        assert {path.stem for path in list_images(here / "out" / name)} == {*before}
+        for path in list_images(here / "out" / name):
+            assert read_image(path).shape == before[path.stem].shape, name
+            assert (name == "none") == np.array_equal(read_image(path), before[path.stem]), name
+    assert {path.stem: read_image(path).tobytes() for path in list_images(here / "me")} == {
+        name: picture.tobytes() for name, picture in before.items()
+    }
+    assert run("purify", "me", "--with", "none", "--out", "me") == 2
+    assert "it is or holds the input" in capsys.readouterr().err
+    assert len(every) >= 24
+
+
 # --- the audit --------------------------------------------------------------------------------------------------------
 
 

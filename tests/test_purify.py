@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from redcloak.api import Context, Subject
-from redcloak.images import to_uint8
-from redcloak.purify import codesr, gaussian, jpeg, none, restore, upscale
+from redcloak.images import list_images, read_image, save_images, to_uint8
+from redcloak.purify import codesr, gaussian, jpeg, none, restore, upscale, waifu2x
 from redcloak.purify.gaussian import blur
 from redcloak.purify.upscale import resize
 from redcloak.rng import generators
+from redcloak.stages import _batches
+from redcloak.stages import purify as stage
 
 
 def purify(module, images: Tensor, context: Context, seed: int = 0, **settings) -> Tensor:
@@ -36,7 +39,7 @@ def test_the_blur_is_scipy_s(sigma: float, shape: str, request: pytest.FixtureRe
 
 
 def test_the_variants_of_the_blur(photos: Tensor, context: Context):
-    assert torch.equal(purify(gaussian, photos, context), blur(photos, 1.1))
+    assert torch.equal(purify(gaussian, photos, context), blur(photos, 1.1, reach=2))
     assert torch.equal(purify(gaussian, photos, context, variant="released"), blur(photos, 5.0))
     assert torch.equal(purify(gaussian, photos, context, variant="released", sigma=2), blur(photos, 2.0))
 
@@ -119,3 +122,50 @@ def test_codesr_spares_what_is_no_person_the_restorer(photos: Tensor, context: C
     assert torch.equal(purify(codesr, photos, dog), purify(upscale, photos, dog))
     with pytest.raises(AssertionError, match="the restorer was asked"):
         purify(codesr, photos, replace(dog, subject=Subject("person")))
+
+
+def test_no_more_photos_go_together_than_memory_is_meant_for():
+    def sized(height: int, width: int, count: int) -> list[np.ndarray]:
+        return [np.broadcast_to(np.uint8(0), (height, width, 3))] * count
+
+    assert [*_batches(sized(64, 64, 17))] == [[*range(16)], [16]]
+    assert [*_batches([*sized(512, 512, 5), *sized(48, 64, 2)])] == [[0, 1, 2, 3], [4], [5, 6]]
+    assert [*_batches(sized(3000, 4000, 2))] == [[0], [1]]
+
+
+def test_a_photo_is_the_same_in_any_batch(photos: Tensor, suite_folder: Path, tmp_path: Path, monkeypatch):
+    save_images(tmp_path / "in" / "images", photos)
+    config = {
+        "chain": [
+            {"name": name, "settings": {"shrink": 2} if name == "upscale" else {}} for name in ("upscale", "jpeg")
+        ],
+        "seed": 0,
+        "subject": {"class_noun": "person", "identifier": "sks"},
+    }
+    for most in (16, 2):
+        monkeypatch.setattr("redcloak.memory.AT_ONCE", most)
+        told: list[tuple[int, int]] = []
+        stage(
+            config,
+            {"photos": tmp_path / "in"},
+            tmp_path / str(most),
+            {"suite": str(suite_folder)},
+            lambda done, total, values, told=told: told.append((done, total)),
+        )
+        assert told == [(turn + 1, 2 * -(-3 // most)) for turn in range(2 * -(-3 // most))]
+    pairs = zip(list_images(tmp_path / "16" / "images"), list_images(tmp_path / "2" / "images"), strict=True)
+    for whole, part in pairs:
+        assert (read_image(whole) != read_image(part)).mean() < 1e-3  # float sums
+
+
+@pytest.mark.parametrize("model", ["photo", "art"])
+def test_waifu2x_takes_a_large_photo_in_windows(model: str, photos: Tensor, context: Context, monkeypatch):
+    images, seen = photos[:2, :, :50, :61], []
+    net = waifu2x._net
+    with torch.no_grad():
+        whole = purify(waifu2x, images, context, model=model)
+        monkeypatch.setattr(waifu2x, "TILE", 32)
+        monkeypatch.setattr(waifu2x, "_net", lambda *args: lambda x: seen.append(x.shape) or net(*args)(x))
+        tiled = purify(waifu2x, images, context, model=model)
+    assert torch.allclose(tiled, whole, atol=1e-5, rtol=0)
+    assert max(shape[-1] for shape in seen) == (32 + 2 * 7 if model == "photo" else 64 + 2 * 28)

@@ -25,7 +25,7 @@ from redcloak.arms import Builder
 from redcloak.config import AuditConfig, Choice
 from redcloak.convert import safetensors as convert
 from redcloak.errors import UserError
-from redcloak.purify import codeformer, gfpgan, nafnet, scunet, sd_x4, swinir
+from redcloak.purify import codeformer, gfpgan, nafnet, restore, scunet, sd_x4, swinir
 from redcloak.purify.upscale import resize
 from redcloak.registry import load
 from redcloak.restorers import network
@@ -123,7 +123,19 @@ def test_a_network_from_a_file_is_a_purifier(name: str, shape: str, checkpoints,
     assert (result - images).abs().max() > 0.01
     assert torch.equal(images, lent)
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(apply(MODULES[name], images[1:2], context, weights=checkpoints(name))[0], result[1])
+    alone = apply(MODULES[name], images[1:2], context, weights=checkpoints(name))[0]
+    assert torch.allclose(alone, result[1], atol=1e-5, rtol=0)
+
+
+def test_so_many_pictures_go_through_a_network_as_memory_is_meant_for(checkpoints, photos: Tensor, monkeypatch):
+    net = network(checkpoints("swinir_x4"), (), "cpu")
+    seen: list[int] = []
+    monkeypatch.setattr(net.module, "forward", lambda x: seen.append(len(x)) or x.repeat(1, 1, 4, 4))
+    many = photos[:1].expand(7, -1, -1, -1)
+    for side, batches in ((16, [7]), (128, [4, 3])):  # 512 when enlarged: four of them
+        seen.clear()
+        assert net(resize(many, side, side)).shape == (7, 3, 4 * side, 4 * side)
+        assert seen == batches
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -183,23 +195,52 @@ def test_codeformer_is_told_the_fidelity_and_the_range(checkpoints, portrait: Te
 def test_the_stage_notes_the_pictures_without_a_face(checkpoints, photos, suite_folder, tmp_path, monkeypatch):
     from redcloak.images import save_images
 
-    save_images(tmp_path / "in" / "images", torch.full((2, 3, 64, 64), 0.5))
-    method = {"name": "codeformer", "settings": {"weights": str(checkpoints("codeformer"))}}
-    config = {"chain": [method], "seed": 0, "subject": {"class_noun": "person", "identifier": "sks"}}
+    folder, method = tmp_path / "in" / "images", {"settings": {"weights": str(checkpoints("codeformer"))}}
+    save_images(folder, torch.full((2, 3, 64, 64), 0.5))
     transport = {"suite": str(suite_folder)}
-    notes = stage(config, {"photos": tmp_path / "in"}, tmp_path / "out", transport, lambda *values: None)
-    assert notes == {"largest_change": 0, "faces": 0.0, "pictures_without_face": 2.0}
+
+    def noted(out: str, *names: str) -> dict[str, Any]:
+        chain = [method | {"name": name} if name == "codeformer" else {"name": name, "settings": {}} for name in names]
+        config = {"chain": chain, "seed": 0, "subject": {"class_noun": "person", "identifier": "sks"}}
+        return stage(config, {"photos": tmp_path / "in"}, tmp_path / out, transport, lambda *values: None)
+
+    assert noted("a", "codeformer") == {"largest_change": 0, "faces": 0, "pictures_without_face": 2}
+    save_images(folder, torch.full((1, 3, 40, 56), 0.5), ["other"])
+    assert noted("b", "codeformer") == {"largest_change": 0, "faces": 0, "pictures_without_face": 3}
+    assert noted("c", "codeformer", "none", "codeformer")["pictures_without_face"] == 3
+    assert noted("d", "none") == {"largest_change": 0}
+
+
+def test_who_purifies_is_told_of_photos_without_a_face(checkpoints, suite_folder: Path, tmp_path: Path, capsys):
+    import json
+
+    from redcloak.cli import main
+    from redcloak.images import save_images
+
+    save_images(tmp_path / "in", torch.full((2, 3, 64, 64), 0.5))
+    save_images(tmp_path / "in", torch.full((1, 3, 40, 56), 0.5), ["other"])
+    command = ["purify", str(tmp_path / "in"), "--suite", str(suite_folder), "--with"]
+    weights = ["codeformer", "--set", f"weights={checkpoints('codeformer')}"]
+    assert main([*command, *weights, "--out", str(tmp_path / "a")]) == 0
+    assert "found no face in 3 of 3 photos, and left them as they were" in capsys.readouterr().out
+    assert json.loads((tmp_path / "a" / "redcloak.json").read_text())["notes"]["pictures_without_face"] == 3
+    assert main([*command, *weights, "--out", str(tmp_path / "b"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["notes"]["pictures_without_face"] == 3
+    assert main([*command, "none", "--out", str(tmp_path / "c")]) == 0
+    assert "no face" not in capsys.readouterr().out
 
 
 def test_another_network_is_refused_by_its_name(checkpoints, context: Context, photos: Tensor, tmp_path: Path):
     cases = {
-        ("nafnet", checkpoints("swinir")): "spandrel found SwinIR; give NAFNet",
-        ("codeformer", checkpoints("nafnet")): "spandrel found NAFNet; give CodeFormer",
+        ("nafnet", checkpoints("swinir")): "it holds SwinIR; give NAFNet",
+        ("codeformer", checkpoints("nafnet")): "it holds NAFNet; give CodeFormer",
     }
     save_file({"a": torch.zeros(3)}, tmp_path / "odd.safetensors")
     cases["swinir", tmp_path / "odd.safetensors"] = "knows no such network; give SwinIR"
     (tmp_path / "cut.safetensors").write_bytes(checkpoints("nafnet").read_bytes()[:200])
     cases["nafnet", tmp_path / "cut.safetensors"] = "not a whole safetensors file"
+    (tmp_path / "short.safetensors").write_bytes(checkpoints("nafnet").read_bytes()[:-1])
+    cases["nafnet", tmp_path / "short.safetensors"] = "not a whole safetensors file"
     wrong = load_file(checkpoints("nafnet"))
     wrong["intro.bias"] = torch.zeros(5)
     save_file(wrong, tmp_path / "wrong.safetensors")
@@ -209,6 +250,22 @@ def test_another_network_is_refused_by_its_name(checkpoints, context: Context, p
         with pytest.raises(UserError, match=words) as caught:
             apply(importlib.import_module(f"redcloak.purify.{name}"), photos, context, weights=path)
         assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+        if "does not fit" not in words:  # all else is seen before anything is computed
+            with pytest.raises(UserError, match=words):
+                load("purify", name).configure(weights=path).check()
+
+
+@pytest.mark.parametrize("name", ["nafnet", "swinir", "scunet", *LARGE])
+def test_a_network_is_known_by_the_names_in_its_file(name: str, checkpoints, tmp_path: Path):
+    assert load("purify", name).configure(weights=checkpoints(name)).check() is None
+    if name == "nafnet":
+        save_file(
+            {f"module.{key}": each for key, each in load_file(checkpoints(name)).items()}, tmp_path / "a.safetensors"
+        )
+        config = load("purify", name).configure(weights=tmp_path / "a.safetensors")
+        assert config.check() is None
+        assert config.network("cpu").architecture == "NAFNet"
 
 
 def test_weights_must_be_given_and_be_no_pickle(checkpoints, tmp_path: Path):
@@ -217,6 +274,9 @@ def test_weights_must_be_given_and_be_no_pickle(checkpoints, tmp_path: Path):
     with pytest.raises(UserError, match=r"python -m redcloak.convert.safetensors a/b.pth b.safetensors"):
         load("purify", "scunet").configure(weights="a/b.pth")
     with pytest.raises(UserError, match="holds 0 safetensors files"):
+        load("purify", "scunet").configure(weights=str(tmp_path))
+    (tmp_path / "only.pth").touch()
+    with pytest.raises(UserError, match=r"only.pth': a pickle, .*convert.safetensors .*only.pth only.safetensors"):
         load("purify", "scunet").configure(weights=str(tmp_path))
     folder = checkpoints("nafnet").parent
     assert nafnet.Config(weights=folder).weights == checkpoints("nafnet")
@@ -227,6 +287,7 @@ def test_weights_must_be_given_and_be_no_pickle(checkpoints, tmp_path: Path):
     [
         ("nafnet", "spandrel", r"spandrel is not installed: pip install 'redcloak\[restore\]'"),
         ("codeformer", "spandrel_extra_arches", r"spandrel_extra_arches is not installed: .*redcloak\[restore-nc\]"),
+        ("gfpgan", "spandrel_extra_arches", r"spandrel_extra_arches is not installed: .*redcloak\[restore-nc\]"),
     ],
 )
 def test_a_package_that_is_missing(name: str, absent: str, words: str, checkpoints, monkeypatch):
@@ -234,6 +295,14 @@ def test_a_package_that_is_missing(name: str, absent: str, words: str, checkpoin
     monkeypatch.setitem(sys.modules, absent, None)
     with pytest.raises(UserError, match=words):
         config.check()
+
+
+def test_a_slot_asks_for_the_extra_of_a_non_commercial_network(checkpoints, monkeypatch):
+    assert network(checkpoints("gfpgan"), (), "cpu").architecture == "GFPGAN"
+    monkeypatch.setattr("redcloak.restorers.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "spandrel_extra_arches", None)
+    with pytest.raises(UserError, match=r"pip install 'redcloak\[restore-nc\]'"):
+        network(checkpoints("gfpgan"), (), "cpu")
 
 
 def test_a_torchvision_that_does_not_load(checkpoints, monkeypatch):
@@ -331,8 +400,25 @@ def test_the_x4_upscaler_draws_each_picture_on_its_own(x4_folder: Path, photos: 
         alone = entry.function(photos[2:], config, context, generators(0, "x", 3)[2:])
     assert torch.equal(whole, again)
     assert not torch.equal(whole, other)
-    assert torch.equal(alone[0], whole[2])
+    assert torch.allclose(alone[0], whole[2], atol=1e-5, rtol=0)
     assert not whole.requires_grad
+
+
+def test_the_x4_upscaler_draws_together_what_memory_is_meant_for(x4_folder: Path, photos: Tensor, monkeypatch):
+    pipeline: Any = sdx4.load(x4_folder, "cpu")
+    seen: list[int] = []
+
+    def draw(prompts, part, **_):
+        seen.append(len(part))
+        assert len(prompts) == len(part)
+        return types.SimpleNamespace(images=part.repeat(1, 1, 4, 4))
+
+    monkeypatch.setattr(type(pipeline), "__call__", lambda self, *args, **more: draw(*args, **more))
+    for side, batches in ((16, [5]), (128, [4, 1])):
+        seen.clear()
+        small = resize(photos[:1], side, side).expand(5, -1, -1, -1)
+        assert sdx4.enlarge(pipeline, small, "a photo", 20, generators(0, "x", 5)).shape[-1] == 4 * side
+        assert seen == batches
 
 
 def test_the_x4_upscaler_can_be_told_of_noise_that_was_not_added(x4_folder: Path, photos: Tensor):
@@ -398,6 +484,8 @@ def test_a_suite_takes_other_restorers_and_upscalers(
         large = naf.upscaler(photos[..., :16, :24], "", 20, generators(0, "u", 3))
     assert torch.equal(restored, apply(nafnet, photos, context, weights=checkpoints("nafnet")))
     assert large.shape == (3, 3, 64, 96)
+    with pytest.raises(UserError, match="SwinIR cannot be told of noise, so noisy_upscaling cannot use it"):
+        naf.upscaler(photos, "", 320, generators(0, "u", 3), added=0)
     x4 = other_suite(tmp_path / "b", suite_folder, None, x4_folder)
     fingerprints = {suite.fingerprint("upscaler") for suite in (naf, x4, context.suite)}
     assert len(fingerprints) == 3
@@ -421,6 +509,10 @@ def test_a_face_restorer_in_a_suite(checkpoints, suite_folder: Path, portrait: T
         restored = suite.restorer(portrait, fidelity)
         assert (restored[0, :, y, x] - fidelity).abs().max() < 1e-3
         assert torch.equal(restored[..., -20:, :], portrait[..., -20:, :])
+    told: list[dict[str, float]] = []
+    context = Context(suite, progress=lambda done, total, values: told.append(values))
+    apply(restore, torch.full_like(portrait, 0.5), context)
+    assert told == [{"faces": 0.0, "pictures_without_face": 1.0}]
 
 
 @pytest.mark.parametrize("scale", [1, 2])
@@ -493,3 +585,17 @@ def test_an_audit_asks_before_it_works(tmp_path: Path):
     config = AuditConfig(photos="drawn:0", suite="tiny", purifiers=("codeformer",))
     with pytest.raises(UserError, match="weights: give a safetensors file of CodeFormer"):
         Audit.prepare(config, tmp_path / "out")
+
+
+def test_a_report_says_how_many_photos_have_no_face(monkeypatch):
+    from redcloak.audit import Audit
+    from redcloak.report.model import Arm
+
+    arm: Any = types.SimpleNamespace(models=[], generated=[], scores=[], trained_on=None, photos=None)
+    arm.summary = Arm(name="clean", title="Clean", words="Purified.")
+    for counts, words in (([2.0, 1.0], "Purified. A restorer found no face in 3 of its photos"), ([0.0], "Purified.")):
+        told = {"pictures_without_face": counts}
+        monkeypatch.setattr(Audit, "_notes", lambda self, nodes, stage, name, told=told: told.get(name, []))
+        found = Audit.__new__(Audit)._summary([arm, arm]).words
+        assert found.startswith(words)
+        assert ("left them" in found) == (sum(counts) > 0)

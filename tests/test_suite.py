@@ -214,6 +214,21 @@ def test_a_slot_that_the_suite_does_not_have(copy: Path):
         _ = Suite(copy).restorer
 
 
+@pytest.mark.parametrize("slot", ["restorer", "upscaler", "pixel", "quality"])
+def test_a_slot_whose_folder_is_absent_or_has_no_weights(slot: str, copy: Path):
+    (copy / "manifest.json").unlink()
+    rewrite(copy, **{slot: "elsewhere"})  # not by its name is a pixel folder known
+    folder = (copy / slot).rename(copy / "elsewhere")
+    (folder / "diffusion_pytorch_model.safetensors").rename(copy / "kept")
+    empty = r"model .*: elsewhere/ has no \*\.safetensors; copy the model again, whole"
+    for words in (empty, rf"suite small: {slot} is missing \(.*elsewhere\); add it to the folder"):
+        for look in (lambda suite: suite.check(slot), lambda suite: getattr(suite, slot)):
+            with pytest.raises(UserError, match=words) as caught:
+                look(Suite(copy))
+            assert "\n" not in str(caught.value)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def test_a_slip_in_the_suite_s_file(copy: Path):
     rewrite(copy, restorr="restorer")
     with pytest.raises(UserError, match="suite copy: unknown setting 'restorr': did you mean 'restorer'"):

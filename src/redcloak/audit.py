@@ -133,15 +133,18 @@ class Audit:
         return [read_image(path) for path in list_images(self._artifact(node).path / "images")] if node else []
 
     def _summary(self, arms: Sequence[Arm]) -> Any:
-        """One arm of all subjects with what only the run can tell: seconds, and how much its purifiers changed."""
+        """One arm of all subjects with what only the run can tell: seconds, and what its purifiers changed or left."""
         nodes = [node for arm in arms for node in (*arm.models, *(node for _, node in (*arm.generated, *arm.scores)))]
         manifests = [
             found.manifest for key in dict.fromkeys(node.key for node in nodes) if (found := self.store.find(key))
         ]
         changes = self._notes((arm.trained_on for arm in arms), "purify", "largest_change")
         shares = self._notes((arm.photos for arm in arms), "protect", "lens_gradient")
+        faceless = int(sum(self._notes((arm.trained_on for arm in arms), "purify", "pictures_without_face")))
+        left = f" A restorer found no face in {faceless} of its photos, and left them as they were." if faceless else ""
         return arms[0].summary.model_copy(
             update={
+                "words": f"{arms[0].summary.words}{left}".strip(),
                 "purifier_steps": max(changes, default=None),
                 "lens_gradient": min(shares, default=None),
                 "wall_seconds": round(sum(manifest.wall_seconds for manifest in manifests), 1),

@@ -38,8 +38,8 @@ def check_model(folder: Path) -> None:
         check_part(folder / part)
 
 
-def check_part(folder: Path) -> None:
-    """Refuse a part that is absent or lacks a file, or whose weights are a pickle."""
+def check_part(folder: Path, kind: str | None = None) -> None:
+    """Refuse a part that is absent or lacks a file, or whose weights are a pickle; ``kind`` is that of its name."""
     if not folder.is_dir():
         raise UserError(f"model {folder.parent}: it has no {folder.name}/, so it is not a diffusers folder.")
     pickles = [path.name for path in folder.iterdir() if path.suffix in PICKLES]
@@ -48,7 +48,7 @@ def check_part(folder: Path) -> None:
             f"model {folder.parent}: {folder.name}/{pickles[0]} is a pickle, which can run code when it is read; "
             "convert it to safetensors first."
         )
-    for choices in NEEDED.get(folder.name, ()):
+    for choices in NEEDED.get(kind or folder.name, ()):
         if not any(path.is_file() for name in choices for path in folder.glob(name)):
             raise UserError(
                 f"model {folder.parent}: {folder.name}/ has no {' or '.join(choices)}; copy the model again, whole."

@@ -53,7 +53,7 @@ class PixelDiffusion:
         """
         from diffusers import DDPMScheduler, UNet2DModel
 
-        check_part(folder)
+        check_part(folder, "unet")
         if not (folder / "scheduler_config.json").is_file():
             raise UserError(f"model {folder}: it has no scheduler_config.json beside its weights; add the schedule.")
         with quietly():

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from redcloak.errors import UserError
 from redcloak.images import file_digest
+from redcloak.memory import at_once
 
 HUB = "stabilityai/stable-diffusion-x4-upscaler"
 # Not the single-file checkpoints and half-precision variants that lie beside them.
@@ -33,22 +34,24 @@ def enlarge(
     guidance: float = 9.0,
     added: int | None = None,
 ) -> Tensor:
-    """Images ``(N, 3, H, W)`` in [0, 1] -> ``(N, 3, 4H, 4W)``, one after the other, each with its own noise.
+    """Images ``(N, 3, H, W)`` in [0, 1] -> ``(N, 3, 4H, 4W)``, each with its own noise; in single precision.
 
-    ``added``: the level of the noise that is really added, where it is not the one that the model is told of.
+    So many go through the model together as what comes out has room for. ``added``: the level of the noise that is
+    really added, where it is not the one that the model is told of.
     """
     height, width = images.shape[-2:]
     padded = F.pad(images, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
-    rows = []
+    rows, size = [], at_once(4 * padded.shape[-2], 4 * padded.shape[-1])
     with _adding(pipeline, added):
-        for image, generator in zip(padded, generators, strict=True):
+        for begin in range(0, len(padded), size):
+            part, streams = padded[begin : begin + size], list(generators[begin : begin + size])
             large = pipeline(
-                prompt,
-                image[None],
+                [prompt] * len(part),
+                part,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 noise_level=noise_level,
-                generator=generator,
+                generator=streams,
                 output_type="pt",
             ).images
             rows.append(large[..., : 4 * height, : 4 * width].clamp(0, 1).to(images))

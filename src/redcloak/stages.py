@@ -7,7 +7,8 @@ seed, the version of the method and the fingerprint of the weights; where the ph
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from redcloak import registry
 from redcloak.api import Context, Kind, Machine, Progress, Subject
 from redcloak.errors import UserError
 from redcloak.images import (
+    Picture,
     by_size,
     linf_on_disk,
     list_images,
@@ -112,28 +114,35 @@ def protect(config: Settings, inputs: Folders, out: Path, transport: Settings, r
 
 
 def purify(config: Settings, inputs: Folders, out: Path, transport: Settings, report: Progress) -> dict[str, Any]:
-    """Pass photos through a chain of purifiers, those of one size together; a photo's stream is that of its row."""
+    """Pass photos through a chain of purifiers, those of one size together; a photo's stream is that of its row.
+
+    What purifiers count, such as ``pictures_without_face``, is noted: the sum over all photos, and where several links
+    of the chain count the same, the largest.
+    """
     import torch
 
     from redcloak.rng import generators
 
     before = list_images(inputs["photos"] / "images")
     pictures = [read_image(path) for path in before]
-    notes, follow = _recorded(report)
-    context = _context(config, inputs, transport, follow)
+    context = _context(config, inputs, transport, report)
     chain = [_method("purify", method) for method in config["chain"]]
-    seed, groups, files = int(config["seed"]), by_size(pictures), dict[int, Path]()
+    seed, batches, files = int(config["seed"]), [*_batches(pictures)], dict[int, Path]()
     streams = [generators(seed, f"{place}-{entry.name}", len(before)) for place, (entry, _) in enumerate(chain)]
-    for turn, rows in enumerate(groups):
+    counts = [Counter[str]() for _ in chain]
+    for turn, rows in enumerate(batches):
         images = to_tensor([pictures[row] for row in rows])
         for place, (entry, settings) in enumerate(chain):
+            notes, follow = _recorded(report)
+            mine = [streams[place][row] for row in rows]
             with torch.no_grad():
-                images = entry.function(images, settings, context, [streams[place][row] for row in rows])
-            report(turn * len(chain) + place + 1, len(groups) * len(chain), {})
+                images = entry.function(images, settings, replace(context, progress=follow), mine)
+            counts[place].update({name: int(value) for name, value in notes.items() if name != "losses"})
+            report(turn * len(chain) + place + 1, len(batches) * len(chain), {})
         files |= dict(zip(rows, save_images(out / "images", images, [before[row].name for row in rows]), strict=True))
-    notes.pop("losses")
     change = max(linf_on_disk(files[row], path) for row, path in enumerate(before))
-    return {"largest_change": change, **notes}
+    most = {name: max(count[name] for count in counts) for name in sorted(set().union(*counts))}
+    return {"largest_change": change, **most}
 
 
 def personalize(config: Settings, inputs: Folders, out: Path, transport: Settings, report: Progress) -> dict[str, Any]:
@@ -226,6 +235,16 @@ STAGES: dict[str, Stage] = {
     "score": score,
     "swap": swap,
 }
+
+
+def _batches(pictures: Sequence[Picture]) -> Iterator[list[int]]:
+    """The rows of pictures that go through a model together: of one size, and no more than memory is meant for."""
+    from redcloak.memory import at_once
+
+    for rows in by_size(pictures):
+        height, width = pictures[rows[0]].shape[:2]
+        size = at_once(height, width)
+        yield from (rows[begin : begin + size] for begin in range(0, len(rows), size))
 
 
 def _recorded(report: Progress) -> tuple[dict[str, Any], Progress]:

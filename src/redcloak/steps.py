@@ -68,7 +68,7 @@ def protect(
     if not resume:
         _begin_anew(step.partial / step.builder.protected.key[:16], force)
     with workspace(out, "protect", [config.folder], force=force) as space:
-        linf = step.edit(step.builder.protected, space, out, watch)
+        linf, _ = step.edit(step.builder.protected, space, out, watch)
     shutil.rmtree(step.partial, ignore_errors=True)
     return linf
 
@@ -82,9 +82,10 @@ def _begin_anew(partial: Path, force: bool) -> None:
 
 def purify(
     config: AuditConfig, out: Path, *, fit: bool = False, watch: Watch = unwatched, force: bool = False
-) -> dict[str, int]:
-    """Write the photos after the chain ``config.red_team``: file name -> largest change in 8-bit steps.
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Write the photos after the chain ``config.red_team``: file name -> largest change in 8-bit steps; and notes.
 
+    Of a restorer of faces, the notes tell in how many photos it found none: ``pictures_without_face``.
     Photos of a folder keep their size; ``fit`` crops and resizes them to the suite's resolution first, as an audit
     does.
 
@@ -193,6 +194,7 @@ class _Step:
         self.train = _pictures(str(images), self.suite) if images else self.reference
         self.builder = Builder(self.config, self.suite, _photos(config.folder, self.train, self.reference))
         self.folders: dict[str, Path] = {}
+        self.notes: dict[str, dict[str, Any]] = {}
         self.partial: Path | None = None
 
     def need(self, kind: Kind, *choices: Choice) -> None:
@@ -233,17 +235,19 @@ class _Step:
             folder = space / node.key[:16]
             folder.mkdir()
             partial = {"partial": str(self.partial / node.key[:16])} if self.partial else {}
-            run_stage(node.stage, node.config, inputs, folder, {**node.transport, **partial}, watch(node.label))
+            transport = {**node.transport, **partial}
+            self.notes[node.key] = run_stage(node.stage, node.config, inputs, folder, transport, watch(node.label))
             self.folders[node.key] = folder
         return self.folders[node.key]
 
-    def edit(self, node: Node, space: Path, out: Path, watch: Watch) -> dict[str, int]:
-        """Make a node that changes photos and deliver it: file name -> change in 8-bit steps."""
+    def edit(self, node: Node, space: Path, out: Path, watch: Watch) -> tuple[dict[str, int], dict[str, Any]]:
+        """Make a node that changes photos and deliver it: file name -> change in 8-bit steps, and the stage's notes."""
         before = list_images(self.give(self.builder.clean, self.train, space) / "images")
         images = self.make(node, space, watch) / "images"
         change = {new.name: linf_on_disk(new, old) for new, old in zip(list_images(images), before, strict=True)}
-        deliver(images, out, node.stage, {"linf": change, **self.facts(node)})
-        return change
+        notes = {name: value for name, value in self.notes[node.key].items() if name != "losses"}
+        deliver(images, out, node.stage, {"linf": change, "notes": notes, **self.facts(node)})
+        return change, notes
 
     def facts(self, node: Node) -> dict[str, Any]:
         """What made a node, for the record beside its files."""

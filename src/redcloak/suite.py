@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from redcloak import light
-from redcloak.api import CPU, Machine
+from redcloak.api import CPU, Machine, Progress, silent
 from redcloak.config import read_yaml, validate
 from redcloak.errors import UserError, unknown
-from redcloak.parts import PARTS, check_model
+from redcloak.parts import PARTS, check_model, check_part
 from redcloak.suite_spec import SuiteSpec, from_hub, on_machine, plain
 
 if TYPE_CHECKING:
@@ -33,6 +33,15 @@ if TYPE_CHECKING:
 SUITES = Path(__file__).parent / "suites"
 SLOTS = ("backbone", "clip", "restorer", "upscaler", "quality", "pixel")
 PRECISE = {"backbone", "pixel"}  # the slots that compute in the machine's precision
+
+
+class Restore(Protocol):
+    """A restorer: images in [0, 1] and fidelity in [0, 1] -> images of the same size.
+
+    One that looks for faces tells ``progress`` in how many images it found none.
+    """
+
+    def __call__(self, images: Tensor, fidelity: float, progress: Progress = silent) -> Tensor: ...
 
 
 class Enlarge(Protocol):
@@ -115,10 +124,12 @@ class Suite:
         return self.folder / where
 
     def _there(self, slot: str) -> Path:
-        """The folder of a slot, seen to be there; of a CLIP of ours, both towers."""
+        """The folder of a slot, seen to be there with its weights; of a CLIP of ours, both towers."""
         folder = self._checked(slot)
         if not folder.is_dir():
             raise UserError(f"suite {self.name}: {slot} is missing ({folder}); add it to the folder.")
+        if slot == "pixel" or (slot != "clip" and (folder / "config.json").is_file()):
+            check_part(folder, "unet")  # the files of a diffusers network, whichever it is
         whole = slot != "clip" or (folder / "config.json").is_file()  # one of transformers, which is checked when read
         for part, about in () if whole else (("text", "prompts"), ("image", "pictures")):
             if not (folder / part).is_dir():
@@ -182,19 +193,19 @@ class Suite:
         return folder
 
     @cached_property
-    def restorer(self) -> Callable[[Tensor, float], Tensor]:
+    def restorer(self) -> Restore:
         """Images in [0, 1] and fidelity in [0, 1] -> restored images of the same size."""
         import torch
 
         from redcloak import restorers
         from redcloak.nets import Restorer
 
-        folder = self._checked("restorer")
+        folder = self._there("restorer")
         if not (folder / "config.json").is_file():
             return restorers.restorer(folder, self.device, self.faces)
         net = Restorer.from_folder(folder).to(self.device)
 
-        def restore(images: Tensor, fidelity: float) -> Tensor:
+        def restore(images: Tensor, fidelity: float, progress: Progress = silent) -> Tensor:
             trust = torch.full((len(images),), fidelity, device=self.device)
             restored: Tensor = net(images.to(self.device), trust)
             return restored.clamp(0, 1).to(images.device)
@@ -210,7 +221,7 @@ class Suite:
         from redcloak.nets import Upscaler
         from redcloak.rng import randn
 
-        folder = self._checked("upscaler")
+        folder = self._there("upscaler")
         if not (folder / "config.json").is_file():
             return restorers.upscaler(folder, self.device)
         net = Upscaler.from_folder(folder).to(self.device)
@@ -231,7 +242,7 @@ class Suite:
         """The diffusion model in pixel space that purifiers walk back with."""
         from redcloak.pixel import PixelDiffusion
 
-        return PixelDiffusion.load(self._checked("pixel"), self.machine)
+        return PixelDiffusion.load(self._there("pixel"), self.machine)
 
     @cached_property
     def clip(self) -> Clip:
@@ -261,7 +272,7 @@ class Suite:
 
         from redcloak.nets import Quality
 
-        folder = self._checked("quality")
+        folder = self._there("quality")
         if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "clip":
             from redcloak.liqe import liqe
 

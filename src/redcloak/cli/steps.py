@@ -69,7 +69,8 @@ def purify(
 ) -> None:
     """Pass photos through a chain of purifiers.
 
-    Photos keep their size, whatever it is; nothing is written in place.
+    Photos keep their size, whatever it is; nothing is written in place. A restorer of faces leaves a photo in which it
+    finds none as it was: how many these are is told.
 
     Example: redcloak purify protected --with codesr --set noise_level=40 --out purified
     """
@@ -80,8 +81,11 @@ def purify(
     from redcloak.cli.progress import Screen
 
     with Screen() as screen:
-        change = steps.purify(chosen, out, fit=fit, watch=screen.watch, force=force)
-    _say(json, {"out": str(out), "linf": change}, _changes(change, "largest change"), out)
+        change, notes = steps.purify(chosen, out, fit=fit, watch=screen.watch, force=force)
+    words = _changes(change, "largest change")
+    if faceless := notes.get("pictures_without_face"):
+        words += f"\n\nThe restorer found no face in {faceless} of {len(change)} photos, and left them as they were."
+    _say(json, {"out": str(out), "linf": change, "notes": notes}, words, out)
 
 
 def personalize(

@@ -14,7 +14,7 @@ from redcloak.restorers import NetworkConfig
 METHOD = Method(
     title="GFPGAN",
     cite="Wang et al., Towards Real-World Blind Face Restoration with Generative Facial Prior, CVPR 2021.",
-    license="Apache-2.0 with non-commercial parts (see the authors' LICENSE); extra restore",
+    license="Apache-2.0 with non-commercial parts (see the authors' LICENSE); extra restore-nc",
     needs=("faces",),
 )
 

@@ -28,9 +28,10 @@ class Config(MethodConfig):
 def restore(images: Tensor, config: Config, context: Context, generators: Sequence[Generator]) -> Tensor:
     """Pass the pictures through the suite's restorer.
 
-    Images ``(N, 3, H, W)`` in [0, 1] -> the same shape. Nothing is random.
+    Images ``(N, 3, H, W)`` in [0, 1] -> the same shape. Nothing is random. A restorer of faces in the suite's slot
+    leaves a picture without one as it was: ``pictures_without_face`` is reported.
 
     Cite: Zhou et al., NeurIPS 2022; its use as a purifier: Liu et al., arXiv 2406.18944, section 4.2.
     License: Apache-2.0 with the small suite; that of the restorer otherwise.
     """
-    return context.suite.restorer(images, config.fidelity)
+    return context.suite.restorer(images, config.fidelity, context.progress)

@@ -57,8 +57,8 @@ def tvm(images: Tensor, config: Config, context: Context, generators: Sequence[G
     whole neighbouring rows and of whole neighbouring columns; neither norm is squared. ``small`` shrinks before and
     enlarges x4 by the suite's upscaler until the size is reached again (512 -> 64 -> 256 -> 128 -> 512).
     ``variant=released`` repeats a fault of Liu et al.'s code: its columns are those of the array ``(H, 3 W)`` with the
-    channels interleaved, so that it takes the variation between colours. (Their misfit, cvxpy's norm 2 of a matrix, is its
-    largest singular value and not the norm of their text; that is not repeated.)
+    channels interleaved, so that it takes the variation between colours. (Their misfit, cvxpy's norm 2 of a matrix, is
+    its largest singular value and not the norm of their text; that is not repeated.)
     Since the first norm is not squared, a small weight leaves every value that was kept exactly as it was: so do the
     paper's 0.01 and 0.02 at 64 pixels, which fill the dropped values and otherwise only shrink.
     Random: the mask, each value on its own, and the upscaler's noise, from ``generators[i]``. Not differentiable.

