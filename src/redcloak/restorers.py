@@ -290,8 +290,8 @@ def upscaler(folder: Path, device: str) -> Enlarge:
     ) -> Tensor:
         if added is not None and added != level:
             raise UserError(
-                f"upscaler {str(folder)!r}: {net.architecture} cannot be told of noise, so noisy_upscaling cannot use it; "
-                "take a suite whose upscaler is a diffusion model."
+                f"upscaler {str(folder)!r}: {net.architecture} cannot be told of noise, so noisy_upscaling cannot use "
+                "it; take a suite whose upscaler is a diffusion model."
             )
         return net(images)
 
