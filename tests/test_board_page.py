@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from chromium import DESKTOP, PHONE, Chromium, find
-from test_bench_board import made, matrix, people
+from test_bench_board import crowd, made, matrix
 
 from redcloak.bench.page import page
 
-__all__ = ["made", "matrix", "people"]
+__all__ = ["crowd", "made", "matrix"]
 pytestmark = pytest.mark.skipif(find() is None, reason="no Chromium here; .ci/run installs one")
 
 FIRST = '[...document.querySelector("table").tBodies[0].rows].map(row => row.cells[0].innerText)'

@@ -234,13 +234,15 @@ class Method:
 class Flag:
     """A red flag: a reason not to believe a number. ``anchor`` is its section in docs/red-flags.md.
 
-    ``info`` says what a reader must know to read the number, and is no reason to doubt it.
+    ``info`` says what a reader must know to read the number, and is no reason to doubt it. ``also`` names the other
+    arms that it speaks of.
     """
 
     anchor: str
     arm: str
     message: str
     severity: Literal["info", "warning", "critical"] = "warning"
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ underscores is the section of docs/red-flags.md that says when it is raised, wha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isnan
 
@@ -111,7 +111,7 @@ def check_budget_exceeded(run: Run) -> Flag | None:
         return None
     worst = max(over, key=lambda name: over[name])
     message = f"a saved photo is {over[worst]:g}/255 away from its original; the budget is {run.budget}."
-    return Flag("budget-exceeded", worst, message, "critical")
+    return Flag("budget-exceeded", worst, message, "critical", _rest(worst, over))
 
 
 def check_protection_changed_nothing(run: Run) -> Flag | None:
@@ -130,22 +130,32 @@ def check_purifier_changed_nothing(run: Run) -> Flag | None:
         return None
     chain = ", ".join(idle[0].purifiers)
     message = f"{chain} returned the very photos it was given{_others([arm.name for arm in idle])}."
-    return Flag("purifier-changed-nothing", idle[0].name, message, "critical")
+    also = tuple(arm.name for arm in idle[1:])
+    return Flag("purifier-changed-nothing", idle[0].name, message, "critical", also)
 
 
 def check_purifier_ruins_clean(run: Run) -> Flag | None:
     """A purifier destroys photos that carry no protection."""
     own = _mean(run.scores.sample(CLEAN, "identity", "photos"))
-    for arm in run.arms:
-        if arm.protection or not arm.purifiers:
-            continue
-        psnr, identity = (_mean(run.scores.sample(arm.name, name, "photos")) for name in ("psnr", "identity"))
-        if psnr.estimate < RUINED_PSNR:
-            message = f"purified clean photos are only {psnr.words} dB from the originals."
-            return Flag("purifier-ruins-clean", arm.name, message)
-        if identity.estimate < RUINED_IDENTITY * own.estimate:
-            message = f"purified clean photos have {identity} of identity, untouched {own.words}."
-            return Flag("purifier-ruins-clean", arm.name, message)
+    found = {
+        arm.name: said
+        for arm in run.arms
+        if arm.purifiers and not arm.protection and (said := _ruin(run, arm.name, own))
+    }
+    if not found:
+        return None
+    worst = next(iter(found))
+    also = _rest(worst, found)
+    return Flag("purifier-ruins-clean", worst, f"{found[worst]}{_others([worst, *also])}.", also=also)
+
+
+def _ruin(run: Run, arm: str, own: Estimate) -> str | None:
+    """What is left of purified clean photos, where it is too little; ``own`` is the identity of untouched ones."""
+    psnr, identity = (_mean(run.scores.sample(arm, name, "photos")) for name in ("psnr", "identity"))
+    if psnr.estimate < RUINED_PSNR:
+        return f"purified clean photos are only {psnr.words} dB from the originals"
+    if identity.estimate < RUINED_IDENTITY * own.estimate:
+        return f"purified clean photos have {identity} of identity, untouched {own.words}"
     return None
 
 
@@ -161,8 +171,8 @@ def check_too_few_images(run: Run) -> Flag | None:
     if not short:
         return None
     _, arm, name, words = min(short)
-    more = _others([arm, *{row[1] for row in short} - {arm}])
-    return Flag("too-few-images", arm, f"{name} rests on {words}{more}.")
+    also = _rest(arm, (row[1] for row in short))
+    return Flag("too-few-images", arm, f"{name} rests on {words}{_others([arm, *also])}.", also=also)
 
 
 def check_too_few_subjects(run: Run) -> Flag | None:
@@ -192,9 +202,9 @@ def check_subjects_left_out(run: Run) -> Flag | None:
         return None
     arm, metric = max(gone, key=lambda place: (place[1] == PRIMARY, len(gone[place])))
     names = ", ".join(gone[arm, metric][:3]) + (", ..." if len(gone[arm, metric]) > 3 else "")
-    more = _others([arm, *{name for name, _ in gone} - {arm}])
-    message = f"{metric} is undefined for {len(gone[arm, metric])} of {len(subjects)} subjects ({names}){more}."
-    return Flag("subjects-left-out", arm, message)
+    also = _rest(arm, (name for name, _ in gone))
+    what = f"{metric} is undefined for {len(gone[arm, metric])} of {len(subjects)} subjects ({names})"
+    return Flag("subjects-left-out", arm, f"{what}{_others([arm, *also])}.", also=also)
 
 
 def check_no_face(run: Run) -> Flag | None:
@@ -204,10 +214,9 @@ def check_no_face(run: Run) -> Flag | None:
     if not low:
         return None
     worst = CLEAN if CLEAN in low else min(low, key=lambda name: low[name].estimate)
-    more = _others([worst, *low.keys() - {worst}])
-    share = low[worst].within(0, 1)
-    message = f"a face was found in {share.estimate:.0%} of the pictures ({share.words}){more}."
-    return Flag("no-face", worst, message, "critical" if worst == CLEAN else "warning")
+    also, share = _rest(worst, low), low[worst].within(0, 1)
+    message = f"a face was found in {share.estimate:.0%} of the pictures ({share.words}){_others([worst, *also])}."
+    return Flag("no-face", worst, message, "critical" if worst == CLEAN else "warning", also)
 
 
 def check_two_people(run: Run) -> Flag | None:
@@ -244,7 +253,8 @@ def check_seed_spread(run: Run) -> Flag | None:
     if spreads[arm].estimate <= abs(effect.estimate):
         return None
     message = f"seeds alone move identity by {_said(spreads[arm])}, the protection by {effect.words}."
-    return Flag("seed-spread", arm, message)
+    also = _rest(arm, (name for name, spread in spreads.items() if spread.estimate > abs(effect.estimate)))
+    return Flag("seed-spread", arm, message, also=also)
 
 
 def check_gradient_vanishes(run: Run) -> Flag | None:
@@ -304,6 +314,11 @@ def _seed_spread(sample: Sample) -> Estimate:
         means.setdefault(subject, []).append(float(np.mean(each)))
     ranges = [max(each) - min(each) for each in means.values() if len(each) > 1]
     return cluster_bootstrap(np.array(ranges), np.arange(len(ranges)))
+
+
+def _rest(arm: str, names: Iterable[str]) -> tuple[str, ...]:
+    """The other arms, each once, in order."""
+    return tuple(dict.fromkeys(name for name in names if name != arm))
 
 
 def _others(names: list[str]) -> str:

@@ -2,8 +2,8 @@
 
 What a protection takes is paired by subject and seed: identity of the model that was trained on clean photos, minus
 that of the model trained on protected ones. A *red team* is a purifier, a trainer and whether it decouples; the
-strongest is the one that leaves the protection least, and doing nothing is one of them. ``ranking`` reads it off the
-results.
+strongest is the one that leaves the protection least, and doing nothing is one of them. A row that has not met every
+red team of the matrix with everybody is not ranked. ``ranking`` reads it off the results.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from redcloak.config import Strict, read_versioned
 from redcloak.errors import UserError
 from redcloak.report.model import StoredEstimate
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: what a row lacks, critical flags, what ran; the interval covers that the strongest was picked
 Team = tuple[str, str, str]
 
 
@@ -33,6 +33,13 @@ class TeamCell(Strict):
     survives: StoredEstimate
     n: int
     flags: tuple[str, ...] = ()
+    critical: tuple[str, ...] = Field((), description="the flags that void the number")
+    ran: dict[str, Any] = Field(default_factory=dict, description="every method with its resolved settings and version")
+
+    @property
+    def team(self) -> Team:
+        """What the red team did: purifier, trainer, decoupling."""
+        return self.purifier, self.trainer, self.decoupling
 
 
 class Standing(Strict):
@@ -40,14 +47,22 @@ class Standing(Strict):
 
     protection: str
     budget: str
-    survives: StoredEstimate = Field(description="of the identity it takes, after the strongest red team")
+    survives: StoredEstimate = Field(
+        description="of the identity it takes, after the strongest red team; the interval covers that it was picked"
+    )
     at: int = Field(ge=0, description="the cell of the strongest red team")
+    missing: tuple[str, ...] = Field((), description="arms that it lacks, such as codesr + cdl (3 of 12)")
     untreated: StoredEstimate = Field(description="the identity it takes where nothing is done against it")
     share: StoredEstimate | None = Field(None, description="survives / untreated; None where it took nothing certain")
     beyond_noise: StoredEstimate | None = Field(None, description="what random noise does not take under that team")
     seconds: float = Field(ge=0, description="wall time for the photos of one subject")
     flags: tuple[str, ...] = ()
     cells: tuple[TeamCell, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether it met every red team of the matrix with every subject and seed; only then it can be ranked."""
+        return not self.missing
 
     @property
     def strongest(self) -> TeamCell:
@@ -76,6 +91,7 @@ class Board(Strict):
     metric: str
     higher: bool = True
     subjects: int
+    photos: dict[str, str] = Field(description="subject -> digest of its photos")
     seeds: int
     arms: int
     arms_finished: int

@@ -44,8 +44,11 @@ for (const head of document.querySelectorAll("th[data-sort]")) {
     for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", up ? "ascending" : "descending");
     const value = row => row.cells[at].dataset.value ?? row.cells[at].textContent.trim();
-    const order = (a, b) => head.dataset.sort === "number" ? Number(a) - Number(b) : a.localeCompare(b);
-    [...body.rows].sort((a, b) => (up ? 1 : -1) * order(value(a), value(b))).forEach(row => body.append(row));
+    const number = head.dataset.sort === "number", none = row => number && Number.isNaN(Number(value(row)));
+    const order = (a, b) => number ? Number(a) - Number(b) : a.localeCompare(b);
+    const rows = [...body.rows], sign = up ? 1 : -1;
+    rows.sort((a, b) => none(a) - none(b) || (none(a) ? 0 : sign * order(value(a), value(b))));
+    rows.forEach(row => body.append(row));
   });
 }
 """
@@ -85,6 +88,9 @@ def headline(board: Board) -> str:
     scored = [row for row in board.standings if not isnan(row.survives.estimate)]
     if not scored:
         return "No protection was scored."
+    scored = [row for row in scored if row.complete]
+    if not scored:
+        return "Nothing can be ranked yet: no protection has met every red team with everybody."
     if all(UNLEARNT in row.flags for row in scored):
         return "Nothing can be said: from clean photos the models did not measurably learn the subjects."
     best, certain = scored[0], [row for row in scored if row.survives.low > 0]
@@ -97,10 +103,8 @@ def headline(board: Board) -> str:
 
 def command(row: Standing, cell: TeamCell, out: Path, store: str) -> str:
     """What makes one cell again."""
-    axes = {"protection": row.protection, "budget": row.budget, "purifier": cell.purifier, "trainer": cell.trainer}
-    axes |= {"decoupling": cell.decoupling}
-    if row.budget == NO_BUDGET:
-        del axes["budget"], axes["protection"]
+    axes = {"protection": row.protection} | ({} if row.budget == NO_BUDGET else {"budget": row.budget})
+    axes |= {"purifier": cell.purifier, "trainer": cell.trainer, "decoupling": cell.decoupling}
     only = ",".join(f"{axis}={label}" for axis, label in axes.items())
     words = ["redcloak", "bench", "run", str(out / "matrix.yaml"), "--only", only]
     return shlex.join([*words, "--out", f"{out}-cell", "--store", store])
@@ -123,7 +127,8 @@ def _shown(
                 break
             spent += len(uri)
             pictures.append((uri, caption))
-        what = yaml.safe_dump(_what(arms.get(place, [])), sort_keys=False, allow_unicode=True)
+        keys = {one.axes.subject: one.scores.key[:12] for one in arms.get(place, [])}
+        what = yaml.safe_dump(cell.ran | {"keys": keys}, sort_keys=False, allow_unicode=True)
         found[place] = Shown(tuple(pictures), what, command(row, cell, out, store))
     return found
 
@@ -142,24 +147,6 @@ def _pictures(arms: Sequence[Arm], read: Callable[[Node], Artifact]) -> Iterable
 
 def _first(folder: Path) -> Picture:
     return read_image(list_images(folder / "images")[0])
-
-
-def _what(arms: Sequence[Arm]) -> dict[str, Any]:
-    """What ran in a cell: the resolved settings of every method, as they stand in the keys."""
-    if not arms:
-        return {}
-    arm = arms[0]
-    found: dict[str, Any] = {}
-    if arm.photos is not None and arm.photos.stage == "protect":
-        found["protect"] = dict(arm.photos.config["method"])
-    if arm.trained_on is not None and arm.trained_on.stage == "purify":
-        found["purify"] = list(arm.trained_on.config["chain"])
-    if arm.model is not None:
-        found["personalize"] = dict(arm.model.config["method"])
-        found["decoupling"] = arm.model.config["decoupling"]
-    found["generate"] = {name: arm.images.config[name] for name in ("prompts", "negative", "count", "steps")}
-    found["keys"] = {one.axes.subject: one.scores.key[:12] for one in arms}
-    return json.loads(json.dumps(found))  # type: ignore[no-any-return]
 
 
 def _uri(image: Picture) -> str:

@@ -2,75 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from math import isnan
 
-from redcloak import __version__, registry
-from redcloak.api import Budget, Flag
+from redcloak import __version__
 from redcloak.bench.board import Board, Failure, Standing, Team, TeamCell, team_label
-from redcloak.bench.config import NOTHING, PLAIN, MatrixConfig
+from redcloak.bench.config import NOTHING, PLAIN
+from redcloak.bench.facts import Facts, manifests, ran, seconds
+from redcloak.bench.flags import Flags
 from redcloak.bench.grid import BASELINES, NO_BUDGET, Arm, Matrix
-from redcloak.bench.results import EMPTY, Cell, Results, by
-from redcloak.checks import Run, run_checks
-from redcloak.report.model import CLEAN, PRIMARY, PROTECTED, RANDOM_NOISE, UNTUNED
-from redcloak.report.model import Arm as Summary
-from redcloak.report.table import Source
-from redcloak.stats import Estimate, Sample, cluster_bootstrap, paired_difference, recovered
-from redcloak.store import Artifact, Store
-
-
-@dataclass
-class Facts:
-    """What only the store can tell of the photos: seconds, largest changes, and shares of gradients."""
-
-    seconds: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-    changes: dict[tuple[str, str, str], int] = field(default_factory=dict)
-    gradients: dict[tuple[str, str], float] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, arms: Iterable[Arm], store: Store) -> Facts:
-        """Read the manifests of protections and purifiers, each once."""
-        facts, seen = cls(), set[str]()
-        for arm in arms:
-            cell = Cell.of(arm.axes)
-            for node in (arm.photos, arm.trained_on):
-                if node is None or node.key in seen or (found := store.find(node.key)) is None:
-                    continue
-                seen.add(node.key)
-                notes = found.manifest.notes
-                if node.stage == "protect":
-                    facts.seconds.setdefault(cell[:2], []).append(found.manifest.wall_seconds)
-                    share = notes.get("lens_gradient")
-                    if isinstance(share, int | float):
-                        facts.gradients[cell[:2]] = min(float(share), facts.gradients.get(cell[:2], 1.0))
-                elif node.stage == "purify" and isinstance(change := notes.get("largest_change"), int | float):
-                    facts.changes[cell.photos] = max(int(change), facts.changes.get(cell.photos, 0))
-        return facts
-
-
-@dataclass(frozen=True)
-class _Scores:
-    """The results of a matrix as the checks ask for them: by the names that they give to arms."""
-
-    results: Results
-    cells: Mapping[str, list[Cell]]
-
-    def sample(self, arm: str, metric: str, source: Source = "generated") -> Sample:
-        """The values of one arm, over all prompts."""
-        mine = self.cells.get(arm, [])
-        if source == "photos":
-            return self.results.sample(mine[0], metric, "photos") if mine else EMPTY
-        return self.results.over(mine, metric)
+from redcloak.bench.lacking import Lacking
+from redcloak.bench.results import Place, Results, by, teams_of
+from redcloak.report.model import CLEAN, PRIMARY, RANDOM_NOISE, UNTUNED
+from redcloak.stats import Estimate, Sample, cluster_bootstrap, least_difference, paired_difference, recovered
+from redcloak.store import Store
 
 
 def board(matrix: Matrix, results: Results, store: Store, arms: list[Arm], failures: Iterable[Failure]) -> Board:
-    """Read the leaderboard off the results; red flags are written into ``results.flags``."""
-    ranking = _Ranking(matrix, results, Facts.of(arms, store))
-    standings = [ranking.standing(*place) for place in ranking.places if place[0] not in BASELINES]
-    baselines = [ranking.standing(*place) for place in ranking.places if place[0] in (CLEAN, RANDOM_NOISE)]
-    manifests = _manifests(arms, store)
+    """Read the leaderboard off the results of the finished ``arms``; red flags are written into ``results.flags``.
+
+    Rows that lack nothing come first, by what survives.
+    """
+    ranking = _Ranking(matrix, results, arms, Facts.of(arms, store))
+    places = [place for place in ranking.teams if place[0] != UNTUNED]
+    standings = [ranking.standing(place) for place in places if place[0] not in BASELINES]
+    baselines = [ranking.standing(place) for place in places if place[0] in BASELINES]
+    results.flags = ranking.flags.cells()
+    found = manifests(arms, store)
     return Board(
         redcloak_version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -80,14 +39,15 @@ def board(matrix: Matrix, results: Results, store: Store, arms: list[Arm], failu
         suite=results.suite,
         metric=PRIMARY,
         subjects=len(matrix.config.subjects),
+        photos=matrix.photos,
         seeds=len(matrix.config.seeds),
         arms=len(matrix.arms),
         arms_finished=len(arms),
-        standings=tuple(sorted(standings, key=lambda row: -_number(row.survives))),
+        standings=tuple(sorted(standings, key=lambda row: (not row.complete, -_number(row.survives)))),
         baselines=tuple(baselines),
         failures=tuple(failures),
-        wall_seconds=_seconds(manifests),
-        libraries=manifests[0].manifest.libraries if manifests else {},
+        wall_seconds=seconds(found),
+        libraries=found[0].manifest.libraries if found else {},
         config=matrix.config.model_dump(mode="json"),
     )
 
@@ -95,42 +55,34 @@ def board(matrix: Matrix, results: Results, store: Store, arms: list[Arm], failu
 class _Ranking:
     """The standings of the protections of one matrix."""
 
-    def __init__(self, matrix: Matrix, results: Results, facts: Facts) -> None:
-        self.config: MatrixConfig = matrix.config
+    def __init__(self, matrix: Matrix, results: Results, arms: Sequence[Arm], facts: Facts) -> None:
         self.results, self.facts = results, facts
-        self.held_out = all(matrix.held_out.values())
-        self.strangers = " ".join(f"{label}: {said}" for label, said in matrix.strangers.items() if said) or None
-        self.references = min(matrix.references.values(), default=None)
-        self.several = len(self.config.trainers) > 1
-        self.teams = {place: by(cells, lambda cell: cell.team) for place, cells in self._by_place().items()}
-        self.places = [place for place in self.teams if place[0] != UNTUNED]
-        self.choices = {option.label: option.chain for option in (*self.config.protections, *self.config.purifiers)}
+        self.several = len(matrix.config.trainers) > 1
+        self.teams = teams_of(matrix)
+        self.arms = by(arms, lambda arm: (arm.axes[1:3], arm.axes[3:6]))
+        self.lacking = Lacking(matrix, results)
+        self.flags = Flags(matrix, results, facts, self.teams)
 
-    def _by_place(self) -> Mapping[tuple[str, str], list[Cell]]:
-        return by(self.results.cells, lambda cell: (cell.protection, cell.budget))
-
-    def sample(self, place: tuple[str, str], team: Team, metric: str = PRIMARY) -> Sample:
-        """The values under one red team, over all prompts."""
-        return self.results.over(self.teams.get(place, {}).get(team, ()), metric)
+    def sample(self, place: Place, team: Team) -> Sample:
+        """The identity under one red team, over all prompts."""
+        return self.results.over(self.teams.get(place, {}).get(team, ()), PRIMARY)
 
     def clean(self, team: Team) -> Sample:
         """The reference of a red team: its trainer on clean photos, with nothing done to them."""
         return self.sample((CLEAN, NO_BUDGET), (NOTHING, team[1], PLAIN))
 
-    def standing(self, protection: str, budget: str) -> Standing:
+    def standing(self, place: Place) -> Standing:
         """One row: every red team, and the one that leaves least."""
-        place = (protection, budget)
-        flags = self._flags(place)
-        cells = [self._cell(place, team, flags) for team in self.teams[place]]
-        scored = [cell for cell in cells if not isnan(cell.survives.estimate)] or cells
-        worst = min(scored, key=lambda cell: _number(cell.survives))
-        team = (worst.purifier, worst.trainer, worst.decoupling)
-        nothing = (NOTHING, worst.trainer, PLAIN)
+        teams = list(self.teams[place])
+        cells = [self._cell(place, team) for team in teams]
+        survives, team = self._strongest(place, cells)
+        nothing = (NOTHING, team[1], PLAIN)
         return Standing(
-            protection=protection,
-            budget=budget,
-            survives=worst.survives,
-            at=cells.index(worst),
+            protection=place[0],
+            budget=place[1],
+            survives=survives,
+            at=teams.index(team),
+            missing=self.lacking.words(place),
             untreated=paired_difference(self.clean(team), self.sample(place, nothing)),
             share=self._share(place, team, nothing),
             beyond_noise=self._beyond_noise(place, team),
@@ -139,7 +91,15 @@ class _Ranking:
             cells=tuple(cells),
         )
 
-    def _cell(self, place: tuple[str, str], team: Team, flags: Mapping[Team, tuple[str, ...]]) -> TeamCell:
+    def _strongest(self, place: Place, cells: Sequence[TeamCell]) -> tuple[Estimate, Team]:
+        """What survives the strongest red team, and which that is: of those that lack nothing, where there are any."""
+        scored = [cell.team for cell in cells if not isnan(cell.survives.estimate)]
+        whole = [cell.team for cell in cells if not self.lacking.arms(place, cell.team)]
+        teams = whole or scored or [cell.team for cell in cells]
+        survives, at = least_difference([(self.clean(team), self.sample(place, team)) for team in teams])
+        return survives, teams[at or 0]
+
+    def _cell(self, place: Place, team: Team) -> TeamCell:
         sample = self.sample(place, team)
         return TeamCell(
             label=team_label(team, self.several),
@@ -149,10 +109,12 @@ class _Ranking:
             score=cluster_bootstrap(sample.values, sample.subjects, subclusters=sample.seeds),
             survives=paired_difference(self.clean(team), sample),
             n=len(sample.values),
-            flags=flags.get(team, ()),
+            flags=self.flags.of(place, team),
+            critical=self.flags.critical(place, team),
+            ran=ran(self.arms.get((place, team), ())),
         )
 
-    def _share(self, place: tuple[str, str], team: Team, nothing: Team) -> Estimate | None:
+    def _share(self, place: Place, team: Team, nothing: Team) -> Estimate | None:
         """The part of the effect that survives: one minus what the red team won back."""
         if team == nothing or place[0] == CLEAN:
             return None
@@ -161,91 +123,11 @@ class _Ranking:
             return None
         return Estimate(1 - won.estimate, 1 - won.high, 1 - won.low, won.clusters, won.level, won.over)
 
-    def _beyond_noise(self, place: tuple[str, str], team: Team) -> Estimate | None:
+    def _beyond_noise(self, place: Place, team: Team) -> Estimate | None:
         noise = self.sample((RANDOM_NOISE, place[1]), team)
         if place[0] in BASELINES or not len(noise.values):
             return None
         return paired_difference(noise, self.sample(place, team))
-
-    def _flags(self, place: tuple[str, str]) -> dict[Team, tuple[str, ...]]:
-        """The red flags of a protection's arms, by red team; those of the clean arms are everybody's."""
-        found: dict[Team, list[str]] = {team: [] for team in self.teams[place]}
-        if place[0] in BASELINES:
-            return {}
-        for trainer in dict.fromkeys(team[1] for team in found):
-            names = self._names(place, trainer)
-            for flag in run_checks(self._run(place, names)):
-                self._take(flag, names, found)
-        for team, flags in found.items():
-            for cell in self.teams[place][team]:
-                self.results.flags[cell] = tuple(dict.fromkeys(flags))
-        return {team: tuple(dict.fromkeys(flags)) for team, flags in found.items()}
-
-    def _names(self, place: tuple[str, str], trainer: str) -> dict[str, tuple[tuple[str, str], Team]]:
-        """What the checks call the arms of one trainer -> where they stand."""
-        nothing = (NOTHING, trainer, PLAIN)
-        names = {
-            UNTUNED: ((UNTUNED, NO_BUDGET), (NOTHING, NOTHING, PLAIN)),
-            CLEAN: ((CLEAN, NO_BUDGET), nothing),
-            RANDOM_NOISE: ((RANDOM_NOISE, place[1]), nothing),
-            PROTECTED: (place, nothing),
-        }
-        for name, where in ((PROTECTED, place), (CLEAN, (CLEAN, NO_BUDGET))):
-            for team in self.teams.get(where, ()):
-                if team[1] == trainer and team != nothing:
-                    names[f"{name}+{team_label(team)}"] = (where, team)
-        return names
-
-    def _run(self, place: tuple[str, str], names: Mapping[str, tuple[tuple[str, str], Team]]) -> Run:
-        cells = {name: list(self.teams.get(where, {}).get(team, ())) for name, (where, team) in names.items()}
-        method = self.choices[place[0]][0].name
-        surrogate = self.config.suite if "backbone" in registry.describe("protect", method).method.needs else None
-        metrics = (*self.config.metrics, "fidelity")
-        return Run(
-            scores=_Scores(self.results, cells),
-            arms=tuple(self._summary(name, *where) for name, where in names.items() if cells[name]),
-            budget=Budget.of_255(float(place[1])),
-            metrics={k: v for m in metrics for k, v in registry.describe("metrics", m).method.scores.items()},
-            held_out=self.held_out,
-            references=self.references,
-            surrogate=surrogate,
-            victim=self.config.suite,
-            strangers=self.strangers,
-        )
-
-    def _summary(self, name: str, place: tuple[str, str], team: Team) -> Summary:
-        chain = self.choices.get(team[0], ())
-        return Summary(
-            name=name,
-            title=name,
-            protection=None if place[0] in (UNTUNED, CLEAN) else place[0],
-            budget=None if place[1] == NO_BUDGET else float(place[1]),
-            purifiers=tuple(step.name for step in chain),
-            cdl=team[2] != PLAIN,
-            purifier_steps=self.facts.changes.get((*place, team[0])) if chain else None,
-            lens_gradient=self.facts.gradients.get(place),
-        )
-
-    def _take(
-        self, flag: Flag, names: Mapping[str, tuple[tuple[str, str], Team]], found: dict[Team, list[str]]
-    ) -> None:
-        """Give a flag to the team whose arm it names; to all where it speaks of the baselines."""
-        _, team = names.get(flag.arm, (None, None))
-        mine = [team] if team in found and flag.arm.startswith(f"{PROTECTED}+") else list(found)
-        for each in mine:
-            found[each].append(flag.anchor)
-
-
-def _manifests(arms: Iterable[Arm], store: Store) -> list[Artifact]:
-    nodes = {node.key: node for arm in arms for node in (*arm.targets, arm.model) if node}
-    return [found for key in nodes if (found := store.find(key))]
-
-
-def _seconds(artifacts: Iterable[Artifact]) -> dict[str, float]:
-    seconds: dict[str, float] = {}
-    for each in artifacts:
-        seconds[each.manifest.stage] = round(seconds.get(each.manifest.stage, 0.0) + each.manifest.wall_seconds, 1)
-    return seconds
 
 
 def _mean(values: list[float]) -> float:

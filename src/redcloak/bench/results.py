@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,8 @@ from redcloak.stats import Sample
 from redcloak.store import Artifact
 
 Thing = TypeVar("Thing")
+Place = tuple[str, str]  # protection, budget
+Teams = Mapping[Place, Mapping[tuple[str, str, str], list["Cell"]]]  # place -> red team -> its cells
 AXES = tuple(name for name in Axes._fields if name not in ("budget", "seed"))
 WORDS = ("protocol", "suite", *AXES, "source", "prompt", "image", "metric", "key", "red_flags")
 SCHEMA = pa.schema(
@@ -135,9 +137,10 @@ class Results:
         return list(dict.fromkeys(metric for _, source, metric in self.groups if source == "generated"))
 
     def write(self, path: Path) -> Path:
-        """Write parquet, whole or not at all."""
+        """Write parquet, whole or not at all; photos have the flags of every arm that was trained on them."""
         columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
         words = {cell: " ".join(flags) for cell, flags in self.flags.items()}
+        of_photos = {place: _union(self.flags[cell] for cell in cells) for place, cells in self._on_photos().items()}
         same = {"protocol": self.protocol, "version": self.version, "suite": self.suite}
         for row in self.rows:
             for name, value in same.items():
@@ -148,13 +151,18 @@ class Results:
                 columns[name].append(getattr(row, name))
             columns["seed"].append(int(row.axes.seed))
             columns["budget"].append(None if row.axes.budget == NO_BUDGET else float(row.axes.budget))
-            columns["red_flags"].append(words.get(Cell.of(row.axes), ""))
+            cell = Cell.of(row.axes)
+            said = of_photos.get(cell.photos, "") if row.source == "photos" else words.get(cell, "")
+            columns["red_flags"].append(said)
         table = pa.table(
             {name: pa.array(columns[name], kind) for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True)}
         )
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
         return write_whole(path, buffer.getvalue())
+
+    def _on_photos(self) -> dict[tuple[str, str, str], list[Cell]]:
+        return by(self.flags, lambda cell: cell.photos)
 
     @classmethod
     def read(cls, path: Path) -> Results:
@@ -174,7 +182,8 @@ class Results:
         axes = [Axes(*map(str, each)) for each in zip(*(columns[name] for name in Axes._fields), strict=True)]
         rest = (columns[name] for name in ("source", "prompt", "image", "metric", "value", "key"))
         rows = [Score(*each) for each in zip(axes, *rest, strict=True)]
-        flags = {Cell.of(where): tuple(said.split()) for where, said in zip(axes, columns["red_flags"], strict=True)}
+        said = zip(rows, columns["red_flags"], strict=True)
+        flags = {Cell.of(row.axes): tuple(words.split()) for row, words in said if row.source == "generated"}
         first = {name: columns[name][0] if rows else "" for name in ("protocol", "version", "suite")}
         return cls(str(first["protocol"]), int(first["version"] or 0), str(first["suite"]), rows, flags)
 
@@ -189,6 +198,17 @@ def _read(axes: Axes, source: Source, node: Node, read: Callable[[Node], Artifac
 
 def _sample(values: list[float], subjects: list[str], seeds: list[int]) -> Sample:
     return Sample(np.asarray(values, dtype=np.float64), np.asarray(subjects), np.asarray(seeds, dtype=np.int64))
+
+
+def _union(flags: Iterable[tuple[str, ...]]) -> str:
+    return " ".join(dict.fromkeys(flag for each in flags for flag in each))
+
+
+def teams_of(matrix: Matrix) -> Teams:
+    """The cells that a matrix is to have, by the protection at a budget and by the red team."""
+    cells = dict.fromkeys(Cell.of(arm.axes) for arm in matrix.arms)
+    places = by(cells, lambda cell: (cell.protection, cell.budget))
+    return {place: by(mine, lambda cell: cell.team) for place, mine in places.items()}
 
 
 def by(things: Iterable[Thing], key: Callable[[Thing], Any]) -> dict[Any, list[Thing]]:

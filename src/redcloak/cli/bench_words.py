@@ -69,11 +69,18 @@ def standings(board: Board, out: Path) -> str:
     for row in board.standings:
         numbers = (interval(row.survives), row.strongest.label, interval(row.untreated), f"{row.seconds:.1f}")
         rows.append((row.protection, row.budget, *numbers, ", ".join(row.flags) or "none"))
+    lacking = [
+        f"not ranked: {row.protection}@{row.budget} has not met everybody; arms: {', '.join(row.missing)}"
+        for row in board.standings
+        if not row.complete
+    ]
     failed = [f"failed: {each.label} ({each.key[:12]}): {each.reason}" for each in board.failures]
     if failed:
         failed.append("The same command tries them again.")
     about = f"{board.protocol} v{board.version}: {board.arms_finished} of {board.arms} arms."
-    parts = [headline(board), aligned(rows), "\n".join(failed), about, str(out / "leaderboard.html")]
+    picked = "The strongest red team is picked: what survives is a little too low, its interval covers that."
+    parts = [headline(board), aligned(rows), picked, "\n".join(lacking), "\n".join(failed), about]
+    parts.append(str(out / "leaderboard.html"))
     return "\n\n".join(part for part in parts if part)
 
 
