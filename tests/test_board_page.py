@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from math import nan
+
 import pytest
 from chromium import DESKTOP, PHONE, Chromium, find
 from test_bench_board import crowd, made, matrix
 
 from redcloak.bench.page import page
+from redcloak.stats import Estimate
 
 __all__ = ["crowd", "made", "matrix"]
 pytestmark = pytest.mark.skipif(find() is None, reason="no Chromium here; .ci/run installs one")
@@ -20,6 +23,13 @@ CLICKS = f"""(() => {{
   }}
   document.querySelector("button[popovertarget]").click();
   return {{ seen, open: [...document.querySelectorAll(":popover-open")].map(each => each.innerText) }};
+}})()"""
+
+
+SURVIVES = f"""(() => {{
+  const head = document.querySelectorAll("th[data-sort]")[2], seen = [];
+  for (let n = 0; n < 2; n++) {{ head.click(); seen.push({FIRST}); }}
+  return seen;
 }})()"""
 
 
@@ -68,3 +78,16 @@ def test_a_heading_sorts_and_a_number_opens_its_cell(browser, leaderboard):
     (opened,) = found["open"]
     assert "Identity still taken" in opened
     assert "redcloak bench run" in opened
+
+
+def test_what_has_no_number_stays_last_whichever_way_rows_are_sorted(browser, made, tmp_path):
+    def unscored(row):
+        gone = {"survives": Estimate(nan, nan, nan, 0), "missing": ("jpeg (0 of 20)",)}
+        return row.model_copy(update=gone if row.protection == "aspl" else {})
+
+    path = tmp_path / "leaderboard.html"
+    some = made.model_copy(update={"standings": tuple(map(unscored, made.standings))})
+    path.write_text(page(some, [], lambda node: pytest.fail("nothing is read"), tmp_path, str(tmp_path / "store")))
+    up, down = evaluate(browser, path, SURVIVES)
+    assert [name.split()[0] for name in up] == ["pid", "advdm", "aspl"]
+    assert [name.split()[0] for name in down] == ["advdm", "pid", "aspl"]

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from redcloak.bench.board import read_board
 from redcloak.bench.results import Cell, Results
+from redcloak.errors import UserError
 from redcloak.report.model import PRIMARY
-from redcloak.stats import Estimate, paired_difference
+from redcloak.stats import Estimate, Sample, holm, paired_difference, signed_rank, subject_differences, subjects_needed
+
+ALPHA = 0.05
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One arm that both runs have: ``B`` minus ``A`` in ``metric``."""
+    """One arm that both runs have: ``B`` minus ``A`` in a score; ``p`` is corrected for the arms that are compared."""
 
     cell: Cell
     a: float
     b: float
     change: Estimate
+    p: float
 
     @property
     def certain(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return not isnan(self.change.low) and (self.change.low > 0 or self.change.high < 0)
+        """Whether the arms differ, all arms being asked; never where there are too few subjects to tell."""
+        return self.p < ALPHA
 
 
 @dataclass(frozen=True)
@@ -38,17 +44,33 @@ class Comparison:
     only_a: tuple[Cell, ...]
     only_b: tuple[Cell, ...]
 
+    @property
+    def too_few(self) -> str:
+        """Why no arm can be certain, however much it changed; empty where one can."""
+        needed = subjects_needed(len(self.arms))
+        if (
+            any(each.change.over == "subjects" and each.change.clusters >= needed for each in self.arms)
+            or not self.arms
+        ):
+            return ""
+        return f"{len(self.arms)} arms are compared: with fewer than {needed} subjects none can be certain."
+
 
 def compare(a: Path, b: Path, metric: str = PRIMARY) -> Comparison:
     """Compare two finished runs by their folders.
 
+    Each arm's p is that of the signed-rank test over subjects, corrected by Holm's method over all arms of both runs.
+
     Raises:
-        UserError: one of them is not finished.
+        UserError: one of them is not finished, or they do not both have the metric.
     """
     boards = [read_board(folder) for folder in (a, b)]
     first, second = (Results.read(folder / "results.parquet") for folder in (a, b))
+    both = [name for name in first.metrics if name in second.metrics]
+    if metric not in both:
+        raise UserError(f"--metric {metric!r}: no score of both runs; there are {', '.join(both) or 'none'}.")
     mine, theirs = set(first.cells), set(second.cells)
-    arms = [_difference(cell, first, second, metric) for cell in first.cells if cell in theirs]
+    arms = _differences([cell for cell in first.cells if cell in theirs], first, second, metric)
     arms.sort(key=lambda each: -abs(each.change.estimate) if not isnan(each.change.estimate) else 0.0)
     return Comparison(
         tuple(changes(boards[0].config, boards[1].config)),
@@ -58,17 +80,18 @@ def compare(a: Path, b: Path, metric: str = PRIMARY) -> Comparison:
     )
 
 
-def _difference(cell: Cell, a: Results, b: Results, metric: str) -> Difference:
-    samples = a.sample(cell, metric), b.sample(cell, metric)
-    means = [float(_mean(sample.values)) for sample in samples]
-    return Difference(cell, means[0], means[1], paired_difference(samples[1], samples[0]))
+def _differences(cells: Sequence[Cell], a: Results, b: Results, metric: str) -> list[Difference]:
+    pairs = [(a.sample(cell, metric), b.sample(cell, metric)) for cell in cells]
+    ps = holm([signed_rank(np.array(list(subject_differences(there, here).values()))) for here, there in pairs])
+    return [
+        Difference(cell, _mean(here), _mean(there), paired_difference(there, here), p)
+        for cell, (here, there), p in zip(cells, pairs, ps, strict=True)
+    ]
 
 
-def _mean(values: Any) -> float:
-    import numpy as np
-
-    kept = values[np.isfinite(values)]
-    return float(kept.mean()) if len(kept) else float("nan")
+def _mean(sample: Sample) -> float:
+    kept = sample.values[np.isfinite(sample.values)]
+    return float(kept.mean()) if len(kept) else nan
 
 
 def changes(a: Any, b: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:

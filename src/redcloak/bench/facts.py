@@ -55,6 +55,7 @@ def ran(arms: Sequence[Arm]) -> dict[str, Any]:
         found["personalize"] = dict(arm.model.config["method"])
         found["decoupling"] = arm.model.config["decoupling"]
     found["generate"] = {name: arm.images.config[name] for name in ("prompts", "negative", "count", "steps")}
+    found["metrics"] = {each["name"]: each for each in arm.scores.config["metrics"]}
     return json.loads(json.dumps(found))  # type: ignore[no-any-return]
 
 

@@ -9,7 +9,7 @@ import typer
 
 from redcloak.cli import options
 from redcloak.cli.bench_words import words
-from redcloak.cli.text import aligned, document
+from redcloak.cli.text import aligned, defined, document
 from redcloak.errors import UserError
 
 
@@ -21,6 +21,8 @@ def compare(
 ) -> int:
     """Compare two runs: what changed in their matrices, and B minus A in every arm, paired by subject and seed.
 
+    An arm is certain where the signed-rank test over subjects says so, corrected for the number of arms.
+
     Example: redcloak bench compare bench-quick bench-quick-longer
     """
     from redcloak.bench.compare import compare as compared
@@ -28,7 +30,8 @@ def compare(
     found = compared(a, b, metric)
     if json:
         arms = [
-            {"arm": each.cell._asdict(), "a": each.a, "b": each.b, "change": vars(each.change)} for each in found.arms
+            defined({"arm": each.cell._asdict(), "a": each.a, "b": each.b, "change": vars(each.change), "p": each.p})
+            for each in found.arms
         ]
         typer.echo(document({"settings": found.settings, "arms": arms, "only_a": found.only_a, "only_b": found.only_b}))
         return 0
@@ -41,6 +44,7 @@ def compare(
         for each in found.arms
     ]
     lines = ["Changed in the matrix:", *(changed or ["  nothing"]), "", aligned(rows)]
+    lines += [each for each in (found.too_few,) if each]
     for name, cells in (("A", found.only_a), ("B", found.only_b)):
         lines += [f"only in {name}: {words(cell)}" for cell in cells]
     typer.echo("\n".join(lines))

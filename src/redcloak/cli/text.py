@@ -33,6 +33,13 @@ def plain(model: BaseModel) -> Any:
     return json.loads(model.model_dump_json())
 
 
+def defined(value: Any) -> Any:
+    """Values of JSON with null for what is not a number."""
+    if isinstance(value, dict):
+        return {name: defined(each) for name, each in value.items()}
+    return None if isinstance(value, float) and isnan(value) else value
+
+
 def document(value: object) -> str:
     """One JSON document for machines."""
     return json.dumps(value, indent=2, allow_nan=False)
