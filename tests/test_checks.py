@@ -92,6 +92,18 @@ def test_a_purifier_that_ruins_clean_photos(metric, value):
     assert run_checks(finished(with_photos("protected+jpeg", metric, value))) == ()
 
 
+def test_a_purifier_that_ruins_clean_photos_is_named_in_every_arm():
+    scores = with_photos("clean+red_team", "psnr", 15.0)
+    arms = tuple(arm(name) for name in LEVELS)
+    twice = arm("clean+red_team").model_copy(update={"name": "clean+jpeg"})
+    more = (scores.arm == "clean+red_team") & (scores.source == "photos")
+    both = Table(*(np.concatenate([column, column[more]]) for column in vars(scores).values()))
+    both.arm[len(scores.arm) :] = "clean+jpeg"
+    flag = only(finished(both, arms=(*arms, twice)), "purifier-ruins-clean")
+    assert {flag.arm, *flag.also} == {"clean+red_team", "clean+jpeg"}
+    assert flag.message.endswith(f"from the originals (also: {flag.also[0]}).")
+
+
 def test_too_few_images_counts_defined_values_and_names_the_metric():
     needy = METRICS | {"quality": Score("Quality", True, 1, 5, minimum_n=1000)}
     flag = only(finished(metrics=needy), "too-few-images")
@@ -107,7 +119,8 @@ def test_too_few_images_counts_defined_values_and_names_the_metric():
 def test_no_face_in_most_pictures_is_critical_for_the_clean_arm():
     flags = {flag.anchor: flag for flag in run_checks(finished(table(no_face=0.8)))}
     assert (flags["no-face"].arm, flags["no-face"].severity) == ("clean", "critical")
-    assert "also: " in flags["no-face"].message
+    assert flags["no-face"].message.endswith(f"(also: {', '.join(sorted(flags['no-face'].also))}).")
+    assert {"clean", *flags["no-face"].also} == set(LEVELS)
     scores = table()
     here = (scores.arm == "protected") & (scores.metric == "face_found")
     flag = only(finished(replace(scores, value=np.where(here, 0.0, scores.value))), "no-face")

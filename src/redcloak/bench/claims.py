@@ -201,7 +201,7 @@ def _method(row: Standing) -> dict[str, Any]:
 
 def _measured(row: Standing, metric: str) -> dict[str, Any]:
     """The method that gives a metric, as it ran."""
-    methods = next((cell.ran["metrics"] for cell in row.cells if "metrics" in cell.ran), {})
+    methods: dict[str, Any] = next((cell.ran["metrics"] for cell in row.cells if "metrics" in cell.ran), {})
     gives = (dict(each) for name, each in methods.items() if metric in describe("metrics", name).method.scores)
     return next(gives, {})
 
