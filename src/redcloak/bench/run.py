@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Set
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from redcloak.api import Kind
-from redcloak.bench.board import Board, Failure, read_board
+from redcloak.bench.board import Board, Failure, kept_board
 from redcloak.bench.config import MatrixConfig
 from redcloak.bench.digests import Digests
 from redcloak.bench.grid import Arm, Matrix
@@ -124,11 +124,9 @@ class Bench:
         arms, failures = self.finished(), self.failures()
         if not arms:
             raise UserError(f"store {self.store.uri}: no arm of {self.matrix.config.name} is finished; run it first.")
-        of = _digest(len(self.matrix.arms), arms, failures)
-        if not anew and all((self.out / name).is_file() for name in FILES):
-            with suppress(UserError):  # of an older format
-                if (found := read_board(self.out)).of == of:
-                    return found
+        of = _digest(arms, failures)
+        if not anew and all((self.out / name).is_file() for name in FILES) and (found := kept_board(self.out, of)):
+            return found
         return self._write(arms, failures, of)
 
     def _write(self, arms: list[Arm], failures: list[Failure], of: str) -> Board:
@@ -242,8 +240,7 @@ def photos_known(out: Path) -> Digests:
     return Digests(out / "photos.json")
 
 
-def _digest(wanted: int, arms: list[Arm], failures: list[Failure]) -> str:
-    parts = [f"of {wanted} arms"]
-    parts += [f"{arm.axes} {arm.scores.key} {arm.photo_scores and arm.photo_scores.key}" for arm in arms]
+def _digest(arms: list[Arm], failures: list[Failure]) -> str:
+    parts = [f"{arm.axes} {arm.scores.key} {arm.photo_scores and arm.photo_scores.key}" for arm in arms]
     parts += [f"failed {each.key} {each.reason}" for each in failures]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
