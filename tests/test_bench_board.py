@@ -75,7 +75,7 @@ def results(matrix: Matrix, shift: float = 0.0, **left: tuple[float, ...]) -> Re
 
 
 def ranked(matrix: Matrix, scores: Results) -> Board:
-    return board(matrix, scores, Store(Path("nowhere")), matrix.arms, ())
+    return board(matrix, scores, Store(Path("nowhere"), read_only=True), matrix.arms, ())
 
 
 @pytest.fixture(scope="session")
@@ -147,7 +147,7 @@ def without(matrix: Matrix, gone) -> Board:
     scores = results(matrix)
     scores.rows = [row for row in scores.rows if not gone(row.axes)]
     arms = [arm for arm in matrix.arms if not gone(arm.axes)]
-    return board(matrix, scores, Store(Path("nowhere")), arms, ())
+    return board(matrix, scores, Store(Path("nowhere"), read_only=True), arms, ())
 
 
 def test_a_row_that_has_not_met_every_red_team_with_everybody_is_not_ranked(matrix, made, tmp_path):

@@ -128,6 +128,15 @@ def read_board(folder: Path) -> Board:
     return read_versioned(Board, path, SCHEMA_VERSION, by="redcloak bench run", anew=anew)
 
 
+def kept_board(folder: Path, of: str) -> Board | None:
+    """The board of a folder where it is of this format, and ``of`` these keys."""
+    try:
+        found = read_board(folder)
+    except UserError:
+        return None
+    return found if found.of == of else None
+
+
 def team_label(team: Team, several_trainers: bool = False) -> str:
     """A red team in words."""
     purifier, trainer, decoupling = team

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from redcloak.api import Kind
-from redcloak.bench.board import Board, Failure, read_board
+from redcloak.bench.board import Board, Failure, kept_board
 from redcloak.bench.config import MatrixConfig
 from redcloak.bench.digests import Digests
 from redcloak.bench.grid import Arm, Matrix
@@ -125,11 +125,9 @@ class Bench:
         arms, failures = self.finished(), self.failures()
         if not arms:
             raise UserError(f"store {self.store.uri}: no arm of {self.matrix.config.name} is finished; run it first.")
-        of = _digest(len(self.matrix.arms), arms, failures)
-        if not anew and all((self.out / name).is_file() for name in FILES):
-            with suppress(UserError):  # of an older format
-                if (found := read_board(self.out)).of == of:
-                    return found
+        of = _digest(arms, failures)
+        if not anew and all((self.out / name).is_file() for name in FILES) and (found := kept_board(self.out, of)):
+            return found
         return self._write(arms, failures, of)
 
     def _write(self, arms: list[Arm], failures: list[Failure], of: str) -> Board:
