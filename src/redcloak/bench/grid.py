@@ -8,6 +8,7 @@ model before personalization (``untuned``) is the floor of every score.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from redcloak.arms import Builder
 from redcloak.bench.config import AXES, NOTHING, PLAIN, MatrixConfig, Option, Person, Words
 from redcloak.bench.digests import Digests
 from redcloak.config import Choice
-from redcloak.errors import unknown
+from redcloak.errors import UserError, unknown
 from redcloak.matrix import Graph, Node
 from redcloak.prompts import NONE
 from redcloak.report.model import CLEAN, RANDOM_NOISE, UNTUNED
@@ -120,7 +121,8 @@ class Matrix:
         matrix, kept = cls(config, digests=digests or Digests()), Filter(config)
         for person in config.subjects:
             matrix.arms += _Weaver(matrix, person, kept).arms()
-        matrix.digests.keep()
+        with suppress(UserError):  # who only looks, perhaps at a folder that cannot be written, goes without
+            matrix.digests.keep()
         return matrix
 
     def targets(self) -> list[Node]:
