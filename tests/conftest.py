@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,23 @@ def wide(photos: Tensor) -> Tensor:
 @pytest.fixture(scope="session")
 def class_images() -> Tensor:
     return to_tensor([subject(number, shots=1)[0] for number in (5, 6)])
+
+
+@pytest.fixture
+def no_room() -> Callable[[], AbstractContextManager[None]]:
+    """A block in which the system refuses every write, as a full disk does: files are made, and stay empty."""
+    resource = pytest.importorskip("resource")
+
+    @contextmanager
+    def refused() -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return refused
 
 
 def checksum(backbone: Backbone) -> str:

@@ -21,7 +21,10 @@ from test_bench_plan import people
 from test_cli import run
 
 from redcloak import stages
+from redcloak.bench.config import load
+from redcloak.bench.grid import Matrix
 from redcloak.bench.run import only_driver
+from redcloak.errors import UserError
 from redcloak.places import open_store
 from redcloak.store import Store
 
@@ -201,6 +204,83 @@ def test_nobody_is_left_over_where_all_fail(people, suite_folder, tmp_path, monk
     assert {each.attempts for each in Store(tmp_path / "run" / "store").failures.all()} == {2}
 
 
+def test_force_deletes_nothing_before_it_can_start(copy, people, suite_folder, computed, capsys):
+    store = Store(copy / "run" / "store")
+    before = store.keys()
+    force = ("--overwrite", "force")
+    assert again(copy, *force, "--executor", "rai") == 2
+    assert "unknown executor 'rai'" in capsys.readouterr().err
+    with store.lease("0" * 64):
+        assert again(copy, *force) == 2
+    assert "a run is at work there" in capsys.readouterr().err
+    write(copy, people, suite_folder, prompts=["a photo of {subject}" + " with a hat" * 40])
+    assert again(copy, *force) == 2
+    assert "shorten it" in capsys.readouterr().err
+    assert store.keys() == before
+    assert computed == []
+
+
+def test_a_failure_that_is_mended_is_none(copy, capsys):
+    """A kill between publishing and striking out, or another machine, leaves one behind."""
+    store = Store(copy / "run" / "store")
+    key = next(iter(store.keys()))
+    store.failures.record(key, "purify", "purify: jpeg", "it broke", "")
+    assert again(copy, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["failures"] == []
+    assert again(copy, "--json", verb="gc") == 0
+    assert json.loads(capsys.readouterr().out)["failures"] == 1
+    assert again(copy, "--delete", verb="gc") == 0
+    assert list(store.failures.all()) == []
+
+
+def test_another_title_or_matrix_is_another_board(copy, people, suite_folder, computed, capsys):
+    write(copy, people, suite_folder, title="Another title")
+    assert again(copy) == 0
+    assert "Another title" in (copy / "run" / "leaderboard.html").read_text()
+    write(copy, people, suite_folder, title="Another title", seeds=[0, 1])
+    capsys.readouterr()
+    assert again(copy, "--overwrite", "read-only", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["seeds"], told["arms_finished"]) == (2, ARMS)
+    assert told["arms"] > ARMS
+    assert computed == []
+
+
+def test_photos_that_changed_since_the_plan_are_not_published(people, suite_folder, tmp_path, monkeypatch):
+    shutil.copytree(people[0], tmp_path / "ann")
+    monkeypatch.chdir(tmp_path)
+    config = load(str(write(tmp_path, ["ann"], suite_folder)))
+    nodes = {node.label: node for node in Matrix.of(config).graph.order()}
+    node = nodes["train photos"]
+    assert node.transport["photos"] == str(tmp_path / "ann")  # workers may have another working directory
+    stages.photos(node.config, {}, tmp_path / "same", node.transport, lambda *values: None)
+    mine, other = (min(Path(folder).iterdir()) for folder in (tmp_path / "ann", people[1]))
+    shutil.copy(other, mine)
+    with pytest.raises(UserError, match=r"/ann': not what was planned: they were changed since") as told:
+        stages.photos(node.config, {}, tmp_path / "other", node.transport, lambda *values: None)
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "other").exists()
+
+
+def test_who_only_looks_needs_no_folder_to_write_in(copy, people, suite_folder, capsys):
+    (copy / "run" / "photos.json").unlink()
+    (copy / "run" / "photos.json").mkdir()  # nothing can be put there
+    assert again(copy, verb="plan") == again(copy, verb="report") == again(copy, verb="gc") == 0
+    write(copy, people[:1], suite_folder)
+    assert "hit" in why(copy, "protect: photoguard", capsys)
+
+
+def test_a_driver_that_can_write_nothing_is_told_in_one_line(tmp_path, no_room):
+    with (
+        no_room(),
+        pytest.raises(UserError, match=r"^--out .*: File too large; free some space"),
+        only_driver(tmp_path),
+    ):
+        raise AssertionError
+    with only_driver(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [".driver"]
+
+
 def test_a_prompt_whose_end_would_be_cut_off_is_refused_before_work(people, suite_folder, tmp_path, capsys):
     write(tmp_path, people[:1], suite_folder, prompts=["a photo of {subject}" + " with a hat" * 40])
     assert again(tmp_path) == 2
@@ -296,6 +376,39 @@ def test_gc_tells_first_and_deletes_what_no_matrix_needs(copy, people, suite_fol
     assert "personalize" not in {manifest.stage for manifest in Store(store).manifests()}
     assert again(copy) == 0
     assert computed == []  # nobody needs a model whose pictures are drawn
+
+
+def test_gc_waits_for_the_runs_of_the_store_and_of_every_matrix(copy, people, suite_folder, capsys, monkeypatch):
+    store = Store(copy / "run" / "store")
+    before = store.keys()
+    write(copy, people[:1], suite_folder)
+    with store.lease("0" * 64):
+        assert again(copy, verb="gc") == 0
+        assert again(copy, "--delete", verb="gc") == 2
+    told = capsys.readouterr().err
+    assert "a run is at work there" in told
+    assert told.count("\n") == 1
+    monkeypatch.chdir(copy)
+    (copy / "bench-other").mkdir()
+    (copy / "other.yaml").write_text((copy / "m.yaml").read_text().replace("protocol: small", "protocol: other"))
+    both = ("m.yaml", "other.yaml", "--store", store.root, "--delete")
+    with only_driver(copy / "bench-other"):
+        assert run("bench", "gc", *both) == 2
+    assert "another `redcloak bench run` is at work there" in capsys.readouterr().err
+    assert store.keys() == before
+    assert run("bench", "gc", *both) == 0
+    assert store.keys() < before
+
+
+def test_a_report_of_what_is_damaged_says_what_mends_it(copy, computed, capsys):
+    store = Store(copy / "run" / "store")
+    victim = next(m for m in store.manifests() if m.stage == "score")
+    (store.path(victim.key) / "scores.json").write_text("[]")
+    assert again(copy, verb="report") == 2
+    assert "is damaged or gone; `redcloak bench run`" in capsys.readouterr().err
+    assert again(copy) == 0
+    assert computed == ["score"]
+    assert again(copy, verb="report") == 0
 
 
 def test_verify_finds_a_flipped_bit_and_the_stage_alone_is_made_anew(copy, computed, capsys):

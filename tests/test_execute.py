@@ -405,3 +405,43 @@ def test_an_input_that_vanishes_is_told_and_the_next_run_mends_it(store, log, ex
         run(graph, store, FUNCTION, on_event=saboteur)
     run(graph, store, FUNCTION)
     assert contents(store) == expected
+
+
+def test_anew_deletes_nothing_before_it_can_start(store, log, expected):
+    graph, _ = lattice(log)
+    run(graph, store, FUNCTION)
+
+    class Choosy:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def fits(self, needs):
+            raise UserError("no GPU is visible")
+
+    with pytest.raises(UserError, match="unknown executor 'rai'"):
+        run(graph, store, FUNCTION, executor="rai", anew=True)
+    with pytest.raises(UserError, match="no GPU is visible"):
+        run(graph, store, FUNCTION, executor=Choosy(), anew=True)
+    with store.lease("0" * 64), pytest.raises(UserError, match="a run is at work there"):
+        run(graph, store, FUNCTION, anew=True)
+    assert contents(store) == expected
+    assert len(lines(log)) == 12
+    run(graph, store, FUNCTION, anew=True)
+    assert contents(store) == expected
+    assert len(lines(log)) == 24
+
+
+def test_nobody_deletes_beside_a_run_even_between_its_stages(store, log):
+    told = []
+
+    def delete(event):
+        with pytest.raises(UserError, match="a run is at work there"):
+            Store(store.root).forget([])
+        told.append(event.kind)
+
+    run(lattice(log)[0], store, FUNCTION, on_event=delete)
+    assert told.count("finished") == 12
+    Store(store.root).forget([])

@@ -7,7 +7,7 @@ import time
 import pytest
 
 import redcloak.lease
-from redcloak.lease import STALE_SECONDS, lease, sweep
+from redcloak.lease import STALE_SECONDS, held, lease, sweep
 
 HOLDER = """
 import pathlib, sys, time
@@ -32,31 +32,31 @@ def holder(path):
     process.communicate()
 
 
-def held(path, run=""):
-    with lease(path, run) as ours:
-        return ours
+def ours(path, run=""):
+    with lease(path, run) as got:
+        return got
 
 
 def test_one_at_a_time_and_given_back(path):
-    with lease(path) as ours:
-        assert ours
-        assert not held(path)
+    with lease(path) as got:
+        assert got
+        assert not ours(path)
     assert not path.exists()
-    assert held(path)
+    assert ours(path)
 
 
 def test_given_back_after_an_error(path):
     with pytest.raises(KeyError), lease(path):
         raise KeyError
-    assert held(path)
+    assert ours(path)
 
 
 def test_of_another_process_until_it_is_killed(path, holder):
-    assert not held(path)
-    assert not held(path, "ours")
+    assert not ours(path)
+    assert not ours(path, "ours")
     holder.kill()
     os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # dead, though nobody has collected it
-    assert held(path, "ours")
+    assert ours(path, "ours")
     assert list(path.parent.iterdir()) == []
 
 
@@ -68,20 +68,43 @@ def test_the_dead_are_swept_and_the_living_are_not(tmp_path):
         (tmp_path / (name * 64)).write_text(owner)
     sweep(tmp_path)
     assert {path.name[0] for path in tmp_path.iterdir()} == {"b", "c"}
+    os.utime(tmp_path / ("c" * 64), (0, 0))
+    sweep(tmp_path)  # one of another machine that gives no sign of life
+    assert {path.name[0] for path in tmp_path.iterdir()} == {"b"}
+
+
+def test_whether_anybody_is_at_work(tmp_path):
+    assert not held(tmp_path)
+    with lease(tmp_path / ".driver"):  # the lease of a folder, not of a store
+        assert not held(tmp_path)
+    with lease(tmp_path / ("a" * 64)):
+        assert held(tmp_path)
+    assert not held(tmp_path)
+    (tmp_path / ("b" * 64)).write_text("elsewhere~1~~t")
+    assert held(tmp_path)
+    os.utime(tmp_path / ("b" * 64), (0, 0))
+    assert not held(tmp_path)
+
+
+def test_where_nothing_can_be_written_nothing_stays_behind(path, no_room):
+    with no_room(), pytest.raises(OSError, match="File too large"):
+        ours(path)
+    assert not path.exists()  # an empty one would keep everybody out for 30 s
+    assert ours(path)
 
 
 def test_a_run_takes_back_what_its_own_lost_worker_held(path, holder):
-    with lease(path, "theirs") as ours:
-        assert ours
-        assert not held(path)
+    with lease(path, "theirs") as got:
+        assert got
+        assert not ours(path)
 
 
 def test_a_holder_elsewhere_lives_while_it_gives_signs(path, monkeypatch):
     path.write_text("another-host~1~run~token")
-    assert not held(path)
+    assert not ours(path)
     old = time.time() - STALE_SECONDS - 1
     os.utime(path, (old, old))
-    assert held(path)
+    assert ours(path)
 
 
 def test_it_gives_signs(path, monkeypatch):
@@ -102,6 +125,6 @@ def test_who_was_robbed_leaves_the_new_holder_alone(path):
 
 def test_one_without_a_name_may_just_be_beginning(path):
     path.touch()
-    assert not held(path)
+    assert not ours(path)
     os.utime(path, (0, 0))
-    assert held(path)
+    assert ours(path)

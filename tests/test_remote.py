@@ -1,6 +1,7 @@
 import errno
 import json
 import threading
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -267,3 +268,19 @@ def test_verify_looks_over_there(machine, memory):
     memory.rm_file(path)
     assert store.verify(artifact) in artifact.manifest.files
     assert store.open(artifact.key) is not None  # what is here is whole
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/redcloak-x", "deep/../../../x", "."])
+def test_a_manifest_may_not_write_elsewhere(machine, memory, tmp_path, name):
+    key = make(machine("one"))
+    manifest = machine("one").find(key).manifest
+    files = {name: manifest.files["1.png"]}
+    folder = tmp_path / "forged"
+    folder.mkdir()
+    redcloak.remote.write(folder, manifest.model_copy(update={"files": files}))
+    memory.pipe_file(f"/bucket/store/artifacts/{key[:2]}/{key[2:4]}/{key}/{MANIFEST}", (folder / MANIFEST).read_bytes())
+    with pytest.raises(StoreError, match="names a file outside of it") as told:
+        machine("two").open(key)
+    assert "\n" not in str(told.value)
+    assert not any(path.name in ("x", "redcloak-x") for path in tmp_path.rglob("*"))
+    assert not Path("/tmp/redcloak-x").exists()

@@ -287,6 +287,14 @@ def test_disk_full_inside_a_stage(store, error):
         fill()
 
 
+def test_a_write_that_the_system_refuses_leaves_nothing(store, no_room):
+    with no_room(), pytest.raises(OSError, match="File too large"):
+        make(store)
+    assert store.keys() == frozenset()
+    assert list((store.root / "tmp").iterdir()) == []
+    assert store.open(make(store)) is not None
+
+
 def test_a_stage_may_lack_rights_elsewhere(store):
     def forbidden():
         with store.publish("protect", 1, {}, {}):
@@ -369,3 +377,53 @@ def test_failures_are_kept_until_they_are_mended(store):
     assert list(store.failures.all()) == [failed]
     assert make(store) == key
     assert list(store.failures.all()) == []
+
+
+def test_nothing_is_deleted_while_a_run_is_at_work(store):
+    key, kept = make(store), make(store, "b")
+    with Store(store.root).lease("0" * 64), pytest.raises(UserError, match="a run is at work there") as told:
+        store.forget([key])
+    assert "\n" not in str(told.value)
+    assert store.keys() == {key, kept}
+    store.forget([key])
+    assert store.keys() == {kept}
+    store.discard(key)  # somebody else was first
+    assert list((store.root / "quarantine").iterdir()) == list((store.root / "leases").iterdir()) == []
+
+
+def test_what_a_run_began_meanwhile_is_making_stays(store):
+    key, other = make(store), make(store, "b")
+
+    def keys():
+        with Store(store.root).lease(key):
+            yield key
+        yield other
+
+    store.forget(keys())
+    assert store.keys() == {key}
+
+
+def test_leftovers_are_told_and_cleared_but_for_what_somebody_goes_on_from(store):
+    flip(store.path(make(store)) / "1.png")
+    assert store.open(next(iter(store.keys()))) is None
+    mine = f"{os.uname().nodename}~{os.getpid()}~x"
+    drafts = [store.root / "tmp" / name for name in ("elsewhere~1~old", "elsewhere~1~new", mine)]
+    states = [store.partial(name * 64) for name in "ab"]
+    for folder in (*drafts, *states):
+        folder.mkdir(parents=True)
+        (folder / "half").write_bytes(b"x" * 1000)
+    for folder in (drafts[0], drafts[2]):
+        os.utime(folder, (0, 0))
+    needed = {"a" * 64}
+    before = store.leftovers(needed)
+    assert 2000 < before < 3000  # a draft, a state, and the damaged one, which is small
+    assert store.leftovers() == before + 1000
+    store.clear(needed)
+    assert store.leftovers(needed) == 0
+    there = [path.name for name in ("tmp", "partial") for path in (store.root / name).iterdir()]
+    assert sorted(there) == sorted(["a" * 64, "elsewhere~1~new", mine])
+
+
+def test_who_reads_is_told_what_makes_it_anew(store):
+    with pytest.raises(UserError, match=r"^score: clean: its result is damaged or gone; `redcloak bench run`"):
+        store.read("0" * 64, "score: clean")

@@ -12,7 +12,7 @@ clean+red_team        the red team on clean photos: does the cure harm the healt
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ from redcloak.store import Artifact
 from redcloak.subjects import Photos
 from redcloak.suite import Suite
 from redcloak.suite import load as load_suite
+from redcloak.suite import names as suites
 
 PRIORS = {
     "photos": 0.5,
@@ -89,7 +90,7 @@ class Builder:
         self.whose = whose  # in the labels of a graph that has several subjects
         self.graph = Graph() if graph is None else graph
         self.guidance = config.guidance or suite.spec.guidance
-        self.transport = {"suite": config.suite, **asdict(config.machine)}
+        self.transport = {"suite": _anywhere(config.suite, suites()), **asdict(config.machine)}
         self.words = {"class_noun": config.subject.class_noun, "identifier": config.subject.identifier}
         self.clean = self._photos(photos, "train")
         self.reference = self._photos(photos, "reference")
@@ -155,7 +156,7 @@ class Builder:
 
     def _photos(self, photos: Photos, split: str) -> Node:
         config = {"digest": photos.digest, "size": self.suite.spec.resolution, "split": split}
-        transport = {"photos": self.config.clean_folder}
+        transport = {"photos": _anywhere(self.config.clean_folder)}
         return self.graph.add("photos", config, transport=transport, label=self._label(f"{split} photos"))
 
     def _given(self, photos: Photos) -> Node:
@@ -166,7 +167,7 @@ class Builder:
             "split": "protected",
             "names": list(photos.train_names),
         }
-        transport = {"photos": self.config.already_protected, "protected": self.config.folder}
+        transport = {"photos": _anywhere(self.config.clean_folder), "protected": _anywhere(self.config.folder)}
         return self.graph.add("photos", config, {"clean": self.clean}, transport=transport, label="protected photos")
 
     def _class_images(self) -> Node:
@@ -348,3 +349,8 @@ class Builder:
         node = self.generate(model, decoupling, seed, arm.summary.name)
         arm.generated.append((seed, node))
         arm.scores.append((seed, self.score(node, self.config.metrics, f"{arm.summary.name}, seed {seed}")))
+
+
+def _anywhere(place: str, names: Iterable[str] = ()) -> str:
+    """A folder as workers of another working directory find it; ``drawn:N`` and ``names`` are no folders."""
+    return place if place.startswith("drawn:") or place in names else str(Path(place).absolute())

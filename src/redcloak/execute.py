@@ -10,7 +10,7 @@ import secrets
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Protocol, Self
@@ -76,6 +76,7 @@ def run(
     executor: str | Executor = "local",
     threads: int | None = None,
     keep_going: bool = False,
+    anew: bool = False,
     retries: int = 2,
 ) -> Outcome:
     """Make ``targets`` (the sinks of ``graph``) and whatever they need that the store does not hold.
@@ -92,22 +93,37 @@ def run(
     starts, those that run are finished, and it is raised. With ``keep_going`` all that does not need what failed is
     made, and the outcome tells the rest. A full disk ends the run in either case; on Ctrl-C what runs is given up.
 
+    With ``anew`` what is there is deleted first and made again; but not before the executor is ready and could take
+    every task, nor while another run is at work in the store.
+
     Raises:
         UserError: as a stage raised it; or workers died; or the store or the cluster cannot be used.
         StageError: a stage raised anything else.
     """
-    missing, cached = graph.split(store.open, targets)
+    missing, cached = graph.split((lambda _: None) if anew else store.open, targets)
     for node in cached:
         on_event(Event("cached", node))
     if not missing:
         return Outcome()
     seconds, needs = _experience(store, missing)
-    with _executor(executor, store, workers, threads) as chosen:
+    with ExitStack() as stack:
+        chosen = stack.enter_context(_executor(executor, store, workers, threads))
+        if anew:
+            _forget(missing, store, chosen, needs)
+        stack.enter_context(store.lease(secrets.token_hex(32)))  # of the whole run: nobody is to delete what it reads
         driver = _Driver(Schedule(missing, seconds, needs), store, function, chosen, on_event, keep_going, retries)
         driver.drive()
     if not keep_going:
         driver.outcome.check()
     return driver.outcome
+
+
+def _forget(nodes: Sequence[Node], store: Store, executor: Executor, needs: Callable[[Node], Needs]) -> None:
+    """Delete what is there of ``nodes``, which the executor must be able to make."""
+    for each in {needs(node) for node in nodes}:
+        executor.fits(each)
+    there = store.keys()
+    store.forget(node.key for node in nodes if node.key in there)
 
 
 class _Driver:

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 BEAT_SECONDS = 5.0
+KEY = "[0-9a-f]" * 64  # what the leases of a store are called
 STALE_SECONDS = 30.0  # no sign of life for so long means dead, where the process cannot be asked
 
 
@@ -46,8 +47,12 @@ def _created(path: Path, owner: str) -> bool:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
         return False
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(owner)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(owner)
+    except OSError:  # a full disk: an empty lease would keep everybody out until it is stale
+        path.unlink()
+        raise
     return True
 
 
@@ -65,12 +70,16 @@ def _abandoned(path: Path, run: str) -> bool:
 
 
 def sweep(folder: Path) -> None:
-    """Delete the leases of processes of this machine that are dead."""
-    for path in folder.glob(f"{'[0-9a-f]' * 64}"):
-        with suppress(OSError, ValueError):
-            host, pid, *_ = path.read_text(encoding="utf-8").split("~")
-            if host == socket.gethostname() and not alive(int(pid)):
+    """Delete the leases of the dead, as far as can be told."""
+    for path in folder.glob(KEY):
+        with suppress(OSError):
+            if _abandoned(path, ""):
                 _cleared(path)
+
+
+def held(folder: Path) -> bool:
+    """Whether anybody who lives, as far as can be told, holds a lease in a folder."""
+    return any(not _abandoned(path, "") for path in folder.glob(KEY))
 
 
 def _cleared(path: Path) -> bool:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -123,15 +123,15 @@ class RemoteStore(Store):
         if self.path(key).exists():
             super().discard(key)
 
-    def leftovers(self) -> int:
-        """The bytes that failed and killed runs left, here and over there."""
+    def leftovers(self, needed: Set[str] = frozenset()) -> int:
+        """The bytes that failed and killed runs left, here and over there, but for uploads that were broken off."""
         with self._reached(), suppress(FileNotFoundError):
-            return super().leftovers() + int(self.fs.du(f"{self.base}/quarantine"))
-        return super().leftovers()
+            return super().leftovers(needed) + int(self.fs.du(f"{self.base}/quarantine"))
+        return super().leftovers(needed)
 
-    def clear(self) -> None:
-        """Delete what failed and killed runs left, here and over there."""
-        super().clear()
+    def clear(self, needed: Set[str] = frozenset()) -> None:
+        """Delete what :meth:`leftovers` counts."""
+        super().clear(needed)
         with self._reached(), suppress(FileNotFoundError):
             self.fs.rm(f"{self.base}/quarantine", recursive=True)
 
@@ -152,6 +152,7 @@ class RemoteStore(Store):
         """Bring an artifact here; False where a file of it is missing or damaged over there."""
         with self._temporary() as folder:
             for name, digest in manifest.files.items():
+                path = self._below(folder, name, manifest.key)
                 try:
                     with self._reached():
                         data = self.fs.cat_file(self._there(manifest.key, digest))
@@ -159,7 +160,6 @@ class RemoteStore(Store):
                     return False
                 if hashlib.sha256(data).hexdigest() != digest:
                     return False
-                path = folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
             write(folder, manifest)
@@ -167,6 +167,13 @@ class RemoteStore(Store):
                 self._set_aside(manifest.key)
             super()._place(folder, manifest.key)
         return True
+
+    def _below(self, folder: Path, name: str, key: str) -> Path:
+        """Where a file that a manifest names goes; who may write over there may not write anywhere on this machine."""
+        path = (folder / name).resolve()
+        if folder.resolve() in path.parents:
+            return path
+        raise StoreError(f"store {self.place}: the manifest of {key} names a file outside of it ({name!r}); delete it.")
 
     def _forsake(self, key: str) -> None:
         """Move a damaged artifact out of the way, its manifest first."""

@@ -285,7 +285,7 @@ def upscaler(folder: Path, device: str) -> Enlarge:
     if net.scale != 4:
         raise UserError(f"upscaler {str(folder)!r}: {net.architecture} enlarges {net.scale} times instead of 4.")
 
-    def enlarge(
+    def untold(
         images: Tensor, prompt: str, level: int, generators: Sequence[Generator], added: int | None = None
     ) -> Tensor:
         if added is not None and added != level:
@@ -295,4 +295,4 @@ def upscaler(folder: Path, device: str) -> Enlarge:
             )
         return net(images)
 
-    return enlarge
+    return untold

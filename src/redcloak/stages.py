@@ -19,6 +19,7 @@ from redcloak.errors import UserError
 from redcloak.images import (
     Picture,
     by_size,
+    folder_digest,
     linf_on_disk,
     list_images,
     load_images,
@@ -44,20 +45,34 @@ def run_stage(
 
 
 def photos(config: Settings, inputs: Folders, out: Path, transport: Settings, report: Progress) -> dict[str, Any]:
-    """Copy a split of a subject's photos into the store, fitted to the suite's resolution."""
+    """Copy a split of a subject's photos into the store, fitted to the suite's resolution.
+
+    Raises:
+        UserError: they are not the photos of which the key speaks, whose place it would take for ever.
+    """
     from redcloak.subjects import load_subject, pair
 
     size, split = int(config["size"]), str(config["split"])
     if transport.get("protected"):
+        _check_same(transport["protected"], folder_digest(Path(transport["protected"])), config)
         pairs = pair(Path(transport["photos"]), Path(transport["protected"]), size)
         chosen = set(config["names"])
         rows = zip(pairs.names, pairs.protected, strict=True)
         names, pictures = zip(*[row for row in rows if row[0] in chosen], strict=True)
     else:
         subject = load_subject(str(transport["photos"]), size)
+        _check_same(transport["photos"], subject.digest, config)
         names, pictures = getattr(subject, f"{split}_names"), getattr(subject, split)
     save_images(out / "images", to_tensor(list(pictures)), list(names))
     return {}
+
+
+def _check_same(photos: str, digest: str, config: Settings) -> None:
+    if digest != config["digest"]:
+        raise UserError(
+            f"photos = {photos!r}: not what was planned: they were changed since, or are others on this machine "
+            f"(digest {digest[:12]}, planned {str(config['digest'])[:12]}); run again, without the run's photos.json."
+        )
 
 
 def class_images(config: Settings, inputs: Folders, out: Path, transport: Settings, report: Progress) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,7 +26,8 @@ from typing import Any
 
 from redcloak.errors import UserError
 from redcloak.failures import Failures
-from redcloak.lease import alive, lease, sweep
+from redcloak.lease import held, lease, sweep
+from redcloak.leftovers import left, sweep_drafts
 from redcloak.manifest import MANIFEST, Manifest, artifact_key, libraries, plain, read, write
 
 FORMAT = 1  # of the store's folders; a store of a higher number was made by a newer redcloak
@@ -116,11 +117,11 @@ class Store:
         """The artifact of ``key``, which must be there.
 
         Raises:
-            UserError: it was damaged or deleted meanwhile.
+            UserError: it is damaged, or was deleted meanwhile.
         """
         artifact = self.open(key)
         if artifact is None:
-            raise UserError(f"{label}: its result was damaged meanwhile; run the same command again.")
+            raise UserError(f"{label}: its result is damaged or gone; `redcloak bench run` or `audit` makes it anew.")
         return artifact
 
     def find(self, key: str) -> Artifact | None:
@@ -202,20 +203,40 @@ class Store:
         return weight(self.path(key))
 
     def discard(self, key: str) -> None:
-        """Delete the artifact of ``key``: renamed first, so that nobody meets half of one."""
+        """Delete the artifact of ``key``: renamed first, so that nobody meets half of one; another may be faster."""
         aside = self._quarantine / f"{key}~{secrets.token_hex(4)}"
-        self.path(key).rename(aside)
-        shutil.rmtree(aside)
+        with suppress(FileNotFoundError):
+            self.path(key).rename(aside)
+            shutil.rmtree(aside)
 
-    def leftovers(self) -> int:
-        """The bytes that failed and killed runs left."""
-        return weight(self._quarantine) + weight(self.root / "partial")
+    def forget(self, keys: Iterable[str]) -> None:
+        """Delete the artifacts of ``keys`` where no run is at work; one that begins meanwhile keeps what it is making.
 
-    def clear(self) -> None:
-        """Delete what failed and killed runs left."""
-        for folder in (self._quarantine, self.root / "partial"):
-            for path in folder.glob("*"):
-                shutil.rmtree(path, ignore_errors=True)
+        Raises:
+            UserError: a run is at work in the store, which might need them.
+        """
+        self.check_idle()
+        for key in keys:
+            with self.lease(key) as ours:
+                if ours:
+                    self.discard(key)
+
+    def check_idle(self) -> None:
+        """Raise a :class:`UserError` where a run is at work in the store: what is deleted it might need."""
+        if held(self._leases):
+            raise UserError(
+                f"store {self.uri}: a run is at work there, and what is deleted it might need; "
+                "wait for its end (30 s, if it was killed on another machine), or give another --store."
+            )
+
+    def leftovers(self, needed: Set[str] = frozenset()) -> int:
+        """The bytes that failed and killed runs left; a state that a key ``needed`` goes on from is none."""
+        return sum(weight(path) for path in left(self.root, needed))
+
+    def clear(self, needed: Set[str] = frozenset()) -> None:
+        """Delete what :meth:`leftovers` counts."""
+        for path in left(self.root, needed):
+            shutil.rmtree(path, ignore_errors=True)
 
     def history(self, *stages: str) -> dict[str, list[float]]:
         """The wall seconds of past artifacts of each stage, for estimates; a stage never run has none."""
@@ -228,9 +249,7 @@ class Store:
     def sweep(self) -> None:
         """Delete the temporary folders and leases of processes of this machine that are dead."""
         sweep(self._leases)
-        for folder in self._tmp.glob(f"{socket.gethostname()}~*"):
-            if not alive(int(folder.name.split("~")[1])):
-                shutil.rmtree(folder, ignore_errors=True)
+        sweep_drafts(self._tmp)
 
     def _check_format(self) -> None:
         """Refuse a store of a newer format, which this version might misread or damage."""

@@ -16,6 +16,7 @@ from redcloak.store import Store
 
 Known = Mapping[str, Manifest]
 FAR = 10  # fields: what another kind of input counts as
+MODELS = ("personalize", "swap")  # the stages that make models
 SHORT = 12  # digits of a key that people see
 
 
@@ -103,11 +104,16 @@ def _inputs(node: Node, manifest: Manifest, known: Known) -> Iterator[tuple[str,
 
 @dataclass(frozen=True)
 class Garbage:
-    """What may be deleted: artifacts by key with their stage and size, and what failed and killed runs left."""
+    """What may be deleted: artifacts by key with their stage and size, what failed and killed runs left, old failures.
+
+    ``needed`` is every key that is needed, there or not.
+    """
 
     artifacts: tuple[tuple[str, str, int], ...]
     kept: int
     leftovers: int
+    failures: tuple[str, ...]
+    needed: frozenset[str]
 
     @property
     def bytes(self) -> int:
@@ -129,35 +135,39 @@ class Wanting(Protocol):
 
 
 def garbage(store: Store, matrices: Iterable[Wanting], models: bool = False) -> Garbage:
-    """What no matrix or study needs; with ``models`` also personalized models whose pictures are all drawn."""
-    needed: set[str] = set()
+    """What no matrix or study needs; with ``models`` also personalized models that nothing is to be made of any more.
+
+    A failure is old where nobody needs its key, or the key is there by now.
+    """
     there = store.keys()
-    for matrix in matrices:
-        nodes, _ = matrix.graph.split(lambda _: None, matrix.targets())
-        needed.update(node.key for node in nodes)
-        if models:
-            needed -= _drawn_out(nodes, there)
+    needed = frozenset(key for matrix in matrices for key in _needs(matrix, there, models))
     artifacts = []
     for key in sorted(there - needed):
         found = store.find(key)
         artifacts.append((key, found.manifest.stage if found else "damaged", store.size(key)))
-    return Garbage(tuple(artifacts), len(there & needed), store.leftovers())
+    failures = tuple(each.key for each in store.failures.all() if each.key not in needed or each.key in there)
+    return Garbage(tuple(artifacts), len(there & needed), store.leftovers(needed), failures, needed)
 
 
-def _drawn_out(nodes: Iterable[Node], there: frozenset[str]) -> set[str]:
-    """The models of which every picture that is asked for is there."""
-    models: dict[str, bool] = {}
-    for node in nodes:
-        if node.stage == "generate" and (model := node.inputs.get("model")) is not None:
-            models[model.key] = models.get(model.key, True) and node.key in there
-    return {key for key, done in models.items() if done}
+def _needs(matrix: Wanting, there: frozenset[str], models: bool) -> set[str]:
+    """The keys behind a report; with ``models`` without the models that no run would make or read any more."""
+    targets = matrix.targets()
+    nodes, _ = matrix.graph.split(lambda _: None, targets)
+    missing, present = matrix.graph.split(lambda key: key if key in there else None, targets)
+    used = {node.key for node in (*missing, *present)}
+    return {node.key for node in nodes if not (models and node.stage in MODELS) or node.key in used}
 
 
 def collect(store: Store, found: Garbage) -> None:
-    """Delete it."""
-    for key, _, _ in found.artifacts:
-        store.discard(key)
-    store.clear()
+    """Delete it.
+
+    Raises:
+        UserError: a run is at work in the store.
+    """
+    store.forget(key for key, _, _ in found.artifacts)
+    store.clear(found.needed)
+    for key in found.failures:
+        store.failures.forget(key)
 
 
 def verify(store: Store) -> Iterator[tuple[str, str, str | None]]:

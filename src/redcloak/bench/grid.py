@@ -8,6 +8,7 @@ model before personalization (``untuned``) is the floor of every score.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -144,7 +145,8 @@ class Matrix:
         matrix, kept = cls(config, digests=digests or Digests()), Filter(config)
         for person in config.subjects:
             matrix.arms += _Weaver(matrix, person, kept).arms()
-        matrix.digests.keep()
+        with suppress(UserError):  # who only looks, perhaps at a folder that cannot be written, goes without
+            matrix.digests.keep()
         return matrix
 
     def targets(self) -> list[Node]:

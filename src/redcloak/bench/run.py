@@ -7,13 +7,15 @@ The folder of a run holds ``matrix.yaml`` (every default resolved), ``results.pa
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from collections.abc import Callable, Iterator, Set
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from redcloak import __version__
 from redcloak.api import Kind
 from redcloak.bench.board import Board, Failure, kept_board
 from redcloak.bench.config import MatrixConfig
@@ -73,24 +75,25 @@ class Bench:
         ``warn`` is told which photos of a subject seem to show someone else than the rest; the board has a red flag.
 
         ``missing`` makes what is not there, what failed before included; ``retry`` only what failed and what waits for
-        it; ``force`` everything anew; ``read-only`` nothing.
+        it; ``force`` everything anew, what is there being deleted once nothing speaks against the run; ``read-only``
+        nothing.
 
         Raises:
-            UserError: another run is at work in the same folder, the store cannot be used, no photo of a subject shows
-                a face, or no arm is finished.
+            UserError: another run is at work in the same folder (with ``force``: in the same store), the store cannot
+                be used, no photo of a subject shows a face, or no arm is finished.
         """
         if overwrite == "read-only":
             return self.report()
         check_writable(self.out)
         with only_driver(self.out):
             self.matrix.digests.keep()
-            write_whole(self.out / "matrix.yaml", self.matrix.config.text().encode())
-            if overwrite == "force":
-                forget(self.matrix, self.store)
+            anew = overwrite == "force"
             targets = self.failed_before() if overwrite == "retry" else self.matrix.targets()
-            if missing := {node.key for node in targets} - self.store.keys():
+            there = frozenset[str]() if anew else self.store.keys()
+            if missing := {node.key for node in targets} - there:
                 check_prompts(self.matrix.config)
                 check_people(self.matrix, missing, warn)
+            write_whole(self.out / "matrix.yaml", self.matrix.config.text().encode())
             run(
                 self.matrix.graph,
                 self.store,
@@ -101,6 +104,7 @@ class Bench:
                 executor=executor,
                 threads=threads,
                 keep_going=True,
+                anew=anew,
             )
             return self.report()
 
@@ -118,14 +122,15 @@ class Bench:
         """What failed of this matrix, and has not succeeded since."""
         mine = {node.key: node for node in self.matrix.graph.order()}
         found = [each for each in self.store.failures.all() if each.key in mine]
-        return [Failure(label=each.label, key=each.key, reason=each.reason) for each in found]
+        there = self.store.keys() if found else ()  # a kill, or another machine, may leave a failure that is mended
+        return [Failure(label=each.label, key=each.key, reason=each.reason) for each in found if each.key not in there]
 
     def report(self, anew: bool = False) -> Board:
         """Write the results, the board and the page of what is there; nothing where they say that already."""
         arms, failures = self.finished(), self.failures()
         if not arms:
             raise UserError(f"store {self.store.uri}: no arm of {self.matrix.config.name} is finished; run it first.")
-        of = _digest(arms, failures)
+        of = _digest(self.matrix, arms, failures)
         if not anew and all((self.out / name).is_file() for name in FILES) and (found := kept_board(self.out, of)):
             return found
         return self._write(arms, failures, of)
@@ -218,7 +223,11 @@ def behind(graph: Graph, keys: set[str]) -> set[str]:
 @contextmanager
 def only_driver(out: Path) -> Iterator[None]:
     """Let one run at a time write a folder; several folders may share a store."""
-    with lease(out / ".driver") as ours:
+    with ExitStack() as stack:
+        try:
+            ours = stack.enter_context(lease(out / ".driver"))
+        except OSError as error:
+            raise UserError(f"--out {str(out)!r}: {error.strerror}; free some space, or give another --out.") from None
         if not ours:
             raise UserError(
                 f"--out {str(out)!r}: another `redcloak bench run` is at work there; wait for it, or give another "
@@ -227,22 +236,14 @@ def only_driver(out: Path) -> Iterator[None]:
         yield
 
 
-def forget(matrix: Matrix, store: Store) -> None:
-    """Set aside every artifact of a matrix, so that it is made anew."""
-    keys = store.keys()
-    nodes, _ = matrix.graph.split(lambda _: None, matrix.targets())
-    for node in nodes:
-        if node.key in keys:
-            store.discard(node.key)
-
-
 def photos_known(out: Path) -> Digests:
     """What is remembered of photos in the folder of a run."""
     return Digests(out / "photos.json")
 
 
-def _digest(wanted: int, arms: list[Arm], failures: list[Failure]) -> str:
-    parts = [f"of {wanted} arms"]
+def _digest(matrix: Matrix, arms: list[Arm], failures: list[Failure]) -> str:
+    """Of everything that a board says, but for times and versions of libraries."""
+    parts = [__version__, matrix.config.text(), str(len(matrix.arms)), json.dumps(matrix.strangers, sort_keys=True)]
     parts += [f"{arm.axes} {arm.scores.key} {arm.photo_scores and arm.photo_scores.key}" for arm in arms]
     parts += [f"failed {each.key} {each.reason}" for each in failures]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

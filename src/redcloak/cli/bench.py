@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -246,17 +246,21 @@ def gc(
     expansions = [_wanting(name, where, kept) for name in matrices]
     found = care.garbage(kept, expansions, models)
     if delete:
-        with only_driver(where) if where.is_dir() else nullcontext():
+        with ExitStack() as stack:
+            for folder in {where, *(options.folder(protocol_of(name), out) for name in matrices)}:
+                if folder.is_dir():
+                    stack.enter_context(only_driver(folder))
             care.collect(kept, found)
     counts: dict[str, list[int]] = {}
     for _, stage, weight in found.artifacts:
         counts.setdefault(stage, []).append(weight)
     stages = {stage: {"artifacts": len(weights), "bytes": sum(weights)} for stage, weights in counts.items()}
     if json:
-        typer.echo(document({"deleted": delete, "kept": found.kept, "leftovers": found.leftovers, "stages": stages}))
+        rest = {"leftovers": found.leftovers, "failures": len(found.failures)}
+        typer.echo(document({"deleted": delete, "kept": found.kept, **rest, "stages": stages}))
         return 0
     rows = [(f"  {stage}", str(each["artifacts"]), size(each["bytes"])) for stage, each in stages.items()]
-    rows.append(("  left by failures", "", size(found.leftovers)))
+    rows.append(("  left by failures", str(len(found.failures) or ""), size(found.leftovers)))
     verb = "Deleted" if delete else "Would delete (add --delete)"
     typer.echo(f"{verb}: {size(found.bytes)}; kept: {found.kept} artifacts.\n{aligned(rows)}")
     return 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -116,7 +117,8 @@ def write_whole(path: Path, data: bytes) -> Path:
         beside.write_bytes(data)
         os.replace(beside, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # of a read-only disk not even that a file is missing can be learnt
+            beside.unlink()
         raise UserError(f"cannot write {path}: {error.strerror}; choose another --out or free some space.") from None
     return path
 
