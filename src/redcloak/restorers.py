@@ -286,9 +286,9 @@ def upscaler(folder: Path, device: str) -> Enlarge:
         raise UserError(f"upscaler {str(folder)!r}: {net.architecture} enlarges {net.scale} times instead of 4.")
 
     def untold(
-        images: Tensor, prompt: str, level: int, generators: Sequence[Generator], added: int | None = None
+        images: Tensor, prompt: str, noise_level: int, generators: Sequence[Generator], added: int | None = None
     ) -> Tensor:
-        if added is not None and added != level:
+        if added is not None and added != noise_level:
             raise UserError(
                 f"upscaler {str(folder)!r}: {net.architecture} cannot be told of noise, so noisy_upscaling cannot use "
                 "it; take a suite whose upscaler is a diffusion model."
