@@ -251,7 +251,7 @@ def test_photos_that_changed_since_the_plan_are_not_published(people, suite_fold
     monkeypatch.chdir(tmp_path)
     config = load(str(write(tmp_path, ["ann"], suite_folder)))
     nodes = {node.label: node for node in Matrix.of(config).graph.order()}
-    node = nodes["train photos"]
+    node = nodes["train photos, ann"]
     assert node.transport["photos"] == str(tmp_path / "ann")  # workers may have another working directory
     stages.photos(node.config, {}, tmp_path / "same", node.transport, lambda *values: None)
     mine, other = (min(Path(folder).iterdir()) for folder in (tmp_path / "ann", people[1]))

@@ -197,7 +197,8 @@ def test_leftovers_are_told_and_cleared_over_there(machine, memory):
 def test_nobody_keeps_an_old_listing(monkeypatch):
     asked = []
     monkeypatch.setattr("fsspec.url_to_fs", lambda uri, **options: asked.append(options) or ("fs", "base"))
-    assert redcloak.remote._file_system("s3://bucket/name") == ("fs", "base")
+    patient, base = redcloak.remote._file_system("s3://bucket/name")
+    assert (patient._fs, base) == ("fs", "base")
     assert asked == [{"use_listings_cache": False}]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,9 +42,12 @@ def find_node(matrix: Matrix, name: str) -> Node:
         UserError: none, or several.
     """
     nodes = matrix.graph.order()
-    found = [node for node in nodes if node.label == name] or [
-        node for node in nodes if node.label.startswith(name) or (len(name) >= 4 and node.key.startswith(name))
-    ]
+    ways: tuple[Callable[[Node], bool], ...] = (
+        lambda node: node.label == name,
+        lambda node: node.label.startswith(f"{name}, "),
+        lambda node: node.label.startswith(name) or (len(name) >= 4 and node.key.startswith(name)),
+    )
+    found = next((some for way in ways if (some := [node for node in nodes if way(node)])), [])
     if len(found) == 1:
         return found[0]
     if not found:
