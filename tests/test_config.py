@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from redcloak.config import AuditConfig, Choice, Strict, parse_settings, read_yaml, transport, validate
+from redcloak.config import AuditConfig, Choice, Strict, later, parse_settings, read_yaml, transport, validate
 from redcloak.errors import UserError
 from redcloak.registry import load
 
@@ -97,6 +97,17 @@ def test_a_mistake_is_one_line_with_the_field_the_value_and_the_fix(values: dict
     assert "\n" not in str(caught.value)
 
 
+def test_a_later_field_leaves_the_keys_of_earlier_results():
+    class Before(Strict):
+        steps: int = 3
+
+    class Now(Before):
+        file: Path | None = later(None)
+
+    assert Now().key_fields() == Before().key_fields() == {"steps": 3}
+    assert Now(file="a").key_fields() == {"steps": 3, "file": "a"}
+
+
 def test_what_is_missing_is_named():
     with pytest.raises(UserError, match="audit: photos is missing; there is no default for it"):
         validate(AuditConfig, {}, "audit")
@@ -112,8 +123,9 @@ def test_a_method_rejects_a_setting_that_it_does_not_have():
     [
         (["steps=10", "lr=1.0e-4"], {"steps": 10, "lr": 1e-4}),
         (["prior-weight=0", "variant=paper"], {"prior_weight": 0, "variant": "paper"}),
-        (["decay=false", "target="], {"decay": False, "target": None}),
+        (["decay=false", "target=null"], {"decay": False, "target": None}),
         (["a=b=c", 'prompt=""'], {"a": "b=c", "prompt": ""}),
+        (["prompt=", "other= "], {"prompt": "", "other": ""}),
     ],
 )
 def test_settings_of_the_command_line(pairs: list[str], settings: dict[str, object]):

@@ -152,6 +152,36 @@ def test_the_guided_filter_is_a_regression_in_each_window(wide: Tensor):
     assert np.abs(ours - theirs)[2:-2, 2:-2].max() < 0.01
 
 
+def guided_by_boxes(guide: np.ndarray, picture: np.ndarray, radius: int, eps: float) -> np.ndarray:
+    """OpenCV's guided filter in its own box filters, whose border repeats the edge: equations 14 to 18 of He et al."""
+    side = (2 * radius + 1,) * 2
+    box = lambda a: cv2.boxFilter(np.ascontiguousarray(a), -1, side, borderType=cv2.BORDER_REFLECT)  # noqa: E731
+    products = np.stack([box(guide * guide[..., k : k + 1]) for k in range(3)], -1)
+    mean, level = box(guide), box(picture)
+    inverse = np.linalg.inv(products - mean[..., None] * mean[..., None, :] + eps * np.eye(3))
+    result = np.empty_like(picture)
+    for k in range(3):
+        cross = box(guide * picture[..., k : k + 1]) - mean * level[..., k : k + 1]
+        slopes = (inverse @ cross[..., None])[..., 0]
+        offset = level[..., k] - (slopes * mean).sum(-1)
+        result[..., k] = (box(slopes) * guide).sum(-1) + box(offset)
+    return result
+
+
+@pytest.mark.parametrize("radius", [2, 4])
+def test_the_guided_filter_is_opencv_s_up_to_the_border(radius: int, images: Tensor):
+    """Its own implementation is in opencv-contrib, which is not asked for; where it is there, it is compared too."""
+    guide = images[:1] * 255
+    picture = images[:1].flip(-1) * 255
+    ours = channels_last(guided_filter(guide, radius, 16.0)(picture))[0]
+    arrays = [channels_last(a)[0] for a in (guide, picture)]
+    theirs = [guided_by_boxes(*(a.astype(np.float64) for a in arrays), radius, 16.0)]
+    if hasattr(cv2, "ximgproc"):
+        theirs.append(cv2.ximgproc.guidedFilter(*(np.ascontiguousarray(a) for a in arrays), radius, 16.0))
+    for other in theirs:
+        assert np.abs(ours - other).max() < 0.02
+
+
 def test_the_cleaner_is_its_two_filters_in_turn(images: Tensor, context: Context):
     result = purify(adverse_cleaner, images, context, bilateral_passes=7, guided_passes=2) * 255
     for row, picture in enumerate(channels_last(images * 255)):

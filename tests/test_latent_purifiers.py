@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from safetensors.torch import save_file
 from torch import Tensor
 
+from redcloak import lpips as network
 from redcloak.api import Context, Subject
+from redcloak.cli.options import configuration
+from redcloak.errors import UserError
+from redcloak.lpips import Lpips
 from redcloak.padding import on_grid
 from redcloak.purify import impress, latent_diffpure, noisy_upscaling, vae_loop
 from redcloak.purify.latent_diffpure import ancestral, schedule
 from redcloak.purify.upscale import resize
+from redcloak.registry import load
 from redcloak.rng import generators, randn
 
 
@@ -149,6 +158,45 @@ def test_impress_is_adam_on_a_cosine(photos: Tensor, context: Context):
         x.data.clamp_(-1, 1)
     ours = purify(impress, image, context, steps=4, allowed=0.001)
     assert torch.allclose(ours, (x.detach() + 1) / 2, atol=1e-3)
+
+
+@pytest.fixture
+def lpips_file(tmp_path: Path) -> Path:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Lpips("alex")
+    save_file({name: value + name.startswith("heads") for name, value in net.state_dict().items()}, tmp_path / "l")
+    return tmp_path / "l"
+
+
+def test_impress_takes_lpips_from_a_file_and_no_clip(photos: Tensor, context: Context, lpips_file: Path):
+    bare = replace(context, suite=SimpleNamespace(backbone=context.suite.backbone, device="cpu"))
+    more = {"steps": 12, "noise": 0.0, "allowed": 0.0, "lpips": lpips_file}
+    free, dear = (purify(impress, photos[:1], bare, weight=weight, **more) for weight in (0.0, 1000.0))
+    distance = network.load(lpips_file)
+    assert distance(dear, photos[:1]) < 0.5 * distance(free, photos[:1])
+
+
+def test_impress_asks_for_what_it_uses(lpips_file: Path, tmp_path: Path):
+    entry = load("purify", "impress")
+    assert entry.needs(entry.configure()) == ("backbone", "clip")
+    config = entry.configure(lpips=lpips_file)
+    config.check()
+    assert entry.needs(config) == ("backbone",)
+    assert "lpips" in config.key_fields()
+    assert "lpips" not in entry.configure().key_fields(), "results from before it are still found"
+    with pytest.raises(UserError, match=r"lpips = '.*none': no such file; make it with redcloak.convert.lpips"):
+        entry.configure(lpips=tmp_path / "none").check()
+
+
+@pytest.mark.parametrize("name", ["latent_diffpure", "noisy_upscaling"])
+def test_an_empty_prompt_of_the_command_line_is_none(name: str):
+    def settings(*pairs: str) -> dict[str, Any]:
+        return configuration(None, [*pairs], "red_team", photos="drawn:1", red_team=name).red_team[0].settings
+
+    entry = load("purify", name)
+    assert entry.configure(**settings("prompt=")).prompt == ""
+    assert entry.configure(**settings()).prompt is None
 
 
 @pytest.mark.parametrize("prompt", [None, "a portrait"])

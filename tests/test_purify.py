@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,19 @@ from torch import Tensor
 
 from redcloak.api import Context, Subject
 from redcloak.images import list_images, read_image, save_images, to_uint8
-from redcloak.purify import codesr, gaussian, jpeg, none, restore, upscale, waifu2x
+from redcloak.purify import (
+    codesr,
+    gaussian,
+    jpeg,
+    noisy_upscaling,
+    none,
+    pdm_pure,
+    realesrgan,
+    restore,
+    sd_x4,
+    upscale,
+    waifu2x,
+)
 from redcloak.purify.gaussian import blur
 from redcloak.purify.upscale import resize
 from redcloak.rng import generators
@@ -101,6 +114,40 @@ def test_the_upscaler_is_given_the_small_picture(shrink: float, photos: Tensor, 
     assert (prompt, level) == ("a photo of a dog", 33)
     large = context.suite.upscaler(small, "", 33, generators(0, "p", 3)).detach()
     assert torch.equal(result, resize(large, 64, 64))
+
+
+@pytest.mark.parametrize(
+    ("module", "settings"),
+    [
+        (upscale, {}),
+        (codesr, {}),
+        (noisy_upscaling, {"shrink": 8}),
+        (sd_x4, {}),
+        (realesrgan, {"shrink": 4}),
+        (pdm_pure, {}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_of_a_tiny_photo_a_pixel_is_left(module, settings: dict, context: Context, monkeypatch: pytest.MonkeyPatch):
+    """Two pixels, shrunk by four or eight, round to none."""
+    sizes: list[tuple[int, ...]] = []
+
+    def enlarge(images: Tensor, *args, **more) -> Tensor:
+        sizes.append(tuple(images.shape[-2:]))
+        return images.repeat(1, 1, 4, 4)
+
+    models = SimpleNamespace(
+        upscaler=enlarge, restorer=lambda images, *_: images, pixel=context.suite.pixel, device="cpu"
+    )
+    drawn = {"find": lambda *_: "", "load": lambda *_: None, "enlarge": lambda pipeline, *args, **_: enlarge(*args)}
+    monkeypatch.setattr(sd_x4, "sdx4", SimpleNamespace(**drawn))
+    monkeypatch.setattr(realesrgan, "_net", lambda _: enlarge)
+    tiny = torch.rand(1, 3, 2, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        result = purify(module, tiny, replace(context, suite=models), **settings)
+    assert result.shape == tiny.shape
+    assert bool(torch.isfinite(result).all())
+    assert module is pdm_pure or min(sizes[0]) == 1
 
 
 @pytest.mark.parametrize("noun", ["person", "man", "woman", "face"])

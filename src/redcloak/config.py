@@ -1,7 +1,7 @@
 """Everything a person writes or a file stores: typed, frozen, unknown keys forbidden, one place for defaults.
 
 A field that cannot change a result (batch size, device, workers) is declared with :func:`transport`; those
-fields, and only those, are left out of the cache key.
+fields, and only those, are left out of the cache key; and those of :func:`later` while they have their default.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ def transport(default: Any, **kwargs: Any) -> Any:
     return Field(default, json_schema_extra={"key": False}, **kwargs)
 
 
+def later(default: Any, **kwargs: Any) -> Any:
+    """A field that was added when results were in stores already: at its default, absent from the cache key."""
+    return Field(default, json_schema_extra={"key": "given"}, **kwargs)
+
+
 class Strict(BaseModel):
     """Base of every configuration: frozen, and an unknown key is an error."""
 
@@ -39,10 +44,10 @@ class Strict(BaseModel):
         """The fields that can change a result, resolved, as JSON values."""
         result = {}
         for name, info in type(self).model_fields.items():
-            extra = info.json_schema_extra
-            if isinstance(extra, dict) and extra.get("key") is False:
+            extra, value = info.json_schema_extra, getattr(self, name)
+            kind = extra.get("key") if isinstance(extra, dict) else True
+            if kind is False or (kind == "given" and value == info.default):
                 continue
-            value = getattr(self, name)
             result[name] = value.key_fields() if isinstance(value, Strict) else _json(self, name)
         return result
 
@@ -327,14 +332,14 @@ def read_versioned(model: type[Model], path: Path, version: int, *, what: str = 
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
-    """``["steps=10"]`` -> ``{"steps": 10}``; values are read as YAML scalars."""
+    """``["steps=10"]`` -> ``{"steps": 10}``; values are read as YAML scalars, none at all as the empty text."""
     settings = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise UserError(f"--set {pair!r}: write it as name=value.")
         try:
-            settings[name.strip().replace("-", "_")] = yaml.safe_load(value)
+            settings[name.strip().replace("-", "_")] = yaml.safe_load(value) if value.strip() else ""
         except yaml.YAMLError as error:
             raise UserError(f"--set {pair}: the value is not YAML: {error}") from None
     return settings

@@ -8,6 +8,9 @@ the l2 norms of the differences of whole rows and of whole columns. Z is split f
 column differences); given the copies, Z solves ``(1 + D'D) Z = ...``, which the cosine transform makes diagonal, and
 given Z each copy is a proximal step in closed form.
 
+With ``largest`` the misfit is the largest singular value of ``K (Z - x)`` instead, what cvxpy takes for the norm 2 of a
+matrix. Its proximal step fills the dropped places, too: there it meets a further copy, which has to vanish.
+
 Cite: Guo et al., "Countering Adversarial Images using Input Transformations", ICLR 2018 (the problem); Boyd et al.,
 "Distributed Optimization and Statistical Learning via the Alternating Direction Method of Multipliers", 2011, sections
 3.3 (stopping), 3.4.1 (step) and 3.4.3 (relaxation).
@@ -24,29 +27,33 @@ from torch import Tensor
 RELAXATION, EVERY, TINY = 1.6, 10, 1e-12
 
 
-def objective(pictures: Tensor, images: Tensor, kept: Tensor, weight: float) -> Tensor:
+def objective(pictures: Tensor, images: Tensor, kept: Tensor, weight: float, largest: bool = False) -> Tensor:
     """What is minimised, a value per picture ``(N,)``."""
     rows, columns = pictures.diff(dim=-2).norm(dim=-1), pictures.diff(dim=-1).norm(dim=-2)
-    misfit: Tensor = ((pictures - images) * kept).flatten(1).norm(dim=1)
+    gap = (pictures - images) * kept
+    misfit: Tensor = torch.linalg.matrix_norm(gap, 2).sum(1) if largest else gap.flatten(1).norm(dim=1)
     variation: Tensor = rows.flatten(1).sum(1) + columns.flatten(1).sum(1)
     return misfit + weight * variation
 
 
-def minimise(images: Tensor, kept: Tensor, weight: float, tolerance: float = 1e-4, steps: int = 500) -> Tensor:
+def minimise(
+    images: Tensor, kept: Tensor, weight: float, tolerance: float = 1e-4, steps: int = 500, largest: bool = False
+) -> Tensor:
     """The minimiser for each of ``(N, C, H, W)`` images; ``kept`` is a mask of their shape.
 
+    ``largest``: the misfit is a channel's largest singular value, summed over channels; an SVD in each iteration.
     Stops for a picture where its primal and dual residuals, each relative to the size of its variables, are below
     ``tolerance``; looked at every ten iterations, at most ``steps`` of them.
     """
     images, kept = images.detach(), kept.to(images)
     invert = _inverse(images)
     mean = (images * kept).sum((1, 2, 3), keepdim=True) / kept.sum((1, 2, 3), keepdim=True).clamp_min(1)
-    copies = _spread(images * kept + mean * (1 - kept))
+    copies = _spread(images * kept + mean * (1 - kept), largest)
     duals = torch.zeros_like(copies)
     penalty = torch.full_like(mean, 3 * weight)  # where the balancing below mostly arrives
     result, done = images, torch.zeros_like(mean, dtype=torch.bool)
     for step in range(1, steps + 1):
-        seen = _spread(invert(_gathered(copies - duals, images)))
+        seen = _spread(invert(_gathered(copies - duals, images)), largest)
         relaxed = torch.lerp(copies, seen, RELAXATION) + duals
         duals = _projected(relaxed, images, kept, weight, penalty)
         moved = relaxed - duals
@@ -64,23 +71,24 @@ def minimise(images: Tensor, kept: Tensor, weight: float, tolerance: float = 1e-
     return result
 
 
-def _spread(pictures: Tensor) -> Tensor:
-    """A picture, its row differences and its column differences, as one vector: ``(N, everything)``."""
-    return torch.cat([part.flatten(1) for part in (pictures, pictures.diff(dim=-2), pictures.diff(dim=-1))], 1)
+def _spread(pictures: Tensor, blank: bool = False) -> Tensor:
+    """A picture, its row and its column differences, and a ``blank`` one, as one vector: ``(N, everything)``."""
+    parts = [pictures, pictures.diff(dim=-2), pictures.diff(dim=-1), *[torch.zeros_like(pictures)] * blank]
+    return torch.cat([part.flatten(1) for part in parts], 1)
 
 
-def _parts(vectors: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Views of the three parts of :func:`_spread`, for pictures of the shape of ``like``."""
+def _parts(vectors: Tensor, like: Tensor) -> list[Tensor]:
+    """Views of the three or four parts of :func:`_spread`, for pictures of the shape of ``like``."""
     count, channels, height, width = like.shape
-    shapes = [(height, width), (height - 1, width), (height, width - 1)]
+    shapes = [(height, width), (height - 1, width), (height, width - 1), (height, width)]
+    shapes = shapes[: 4 if vectors.shape[1] > sum(channels * rows * columns for rows, columns in shapes[:3]) else 3]
     pieces = torch.split(vectors, [channels * rows * columns for rows, columns in shapes], 1)
-    picture, down, across = (piece.view(count, channels, *s) for piece, s in zip(pieces, shapes, strict=True))
-    return picture, down, across
+    return [piece.view(count, channels, *shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
 def _gathered(vectors: Tensor, like: Tensor) -> Tensor:
     """The adjoint of :func:`_spread`."""
-    picture, down, across = _parts(vectors, like)
+    picture, down, across = _parts(vectors, like)[:3]
     total = picture.clone()
     total[..., 1:, :] += down
     total[..., :-1, :] -= down
@@ -94,12 +102,14 @@ def _projected(vectors: Tensor, images: Tensor, kept: Tensor, weight: float, pen
 
     The misfit of the kept values is one vector of weight 1, each row and each column difference one of ``weight``.
     """
-    picture, down, across = _parts(vectors, images)
-    balls = [
-        _shortened((picture - images) * kept, 1 / penalty, (1, 2, 3)),
-        _shortened(down, weight / penalty, (3,)),
-        _shortened(across, weight / penalty, (2,)),
-    ]
+    picture, down, across, *blank = _parts(vectors, images)
+    gap = (picture - images) * kept
+    differences = [_shortened(down, weight / penalty, (3,)), _shortened(across, weight / penalty, (2,))]
+    if blank:
+        ball = _flattened(gap + blank[0], 1 / penalty)
+        balls = [ball * kept, *differences, ball * (1 - kept)]
+    else:
+        balls = [_shortened(gap, 1 / penalty, (1, 2, 3)), *differences]
     return torch.cat([ball.flatten(1) for ball in balls], 1)
 
 
@@ -107,6 +117,20 @@ def _shortened(values: Tensor, radius: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Vectors along ``dims``, those that are longer cut to length ``radius``."""
     length: Tensor = torch.linalg.vector_norm(values, dim=dims, keepdim=True)
     return values * (radius / length.clamp_min(TINY)).clamp_max(1)
+
+
+def _flattened(matrices: Tensor, radius: Tensor) -> Tensor:
+    """Matrices ``(N, C, H, W)``, each projected onto those whose singular values add up to at most ``radius``.
+
+    Cite: Duchi et al., "Efficient Projections onto the l1-Ball for Learning in High Dimensions", ICML 2008, figure 1.
+    """
+    left, values, right = torch.linalg.svd(matrices, full_matrices=False)
+    counts = torch.arange(1, values.shape[-1] + 1).to(values)
+    excess = (values.cumsum(-1) - radius.squeeze(-1)) / counts
+    last = (values > excess).sum(-1, keepdim=True).clamp_min(1) - 1
+    values = (values - excess.gather(-1, last).clamp_min(0)).clamp_min(0)
+    projected: Tensor = left * values.unsqueeze(-2) @ right
+    return projected
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:

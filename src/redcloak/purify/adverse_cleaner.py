@@ -64,7 +64,8 @@ def guided_filter(guide: Tensor, radius: int, eps: float) -> Callable[[Tensor], 
     """The guided filter of a colour guide ``(N, 3, H, W)``: it maps pictures of that shape to filtered ones.
 
     In each window a picture is fitted by ``a . guide + b`` with a penalty of ``eps |a|^2``; a pixel becomes the mean of
-    the fits of all windows that hold it (He et al., equations 16 to 18). Edges are mirrored, as in OpenCV.
+    the fits of all windows that hold it (He et al., equations 16 to 18). Edges are mirrored, the last pixel twice, as
+    in OpenCV.
     """
     mean = _box(guide, radius)
     covariance = _products(guide, guide, radius) - mean.unsqueeze(1) * mean.unsqueeze(2)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
+from redcloak import lpips as network
 from redcloak.api import Context, Method
 from redcloak.ascent import group_size
-from redcloak.config import MethodConfig
+from redcloak.config import MethodConfig, later
+from redcloak.errors import UserError
 from redcloak.padding import on_grid
 from redcloak.rng import randn
 
@@ -32,6 +35,19 @@ class Config(MethodConfig):
     weight: float = Field(0.1, ge=0, description="of the perceptual penalty")
     allowed: float = Field(0.1, ge=0, description="perceptual distance to the input that costs nothing")
     noise: float = Field(0.1, ge=0, description="standard deviation of the noise it starts from, for pixels in [-1, 1]")
+    lpips: Path | None = later(
+        None,
+        description="a file of redcloak.convert.lpips (VGG: the authors' penalty) in place of the suite's clip",
+    )
+
+    def slots(self) -> tuple[str, ...] | None:
+        """LPIPS from a file stands in for the distance of the suite's own CLIP."""
+        return ("backbone",) if self.lpips else None
+
+    def check(self) -> None:
+        """See that the file is there."""
+        if self.lpips and not self.lpips.is_file():
+            raise UserError(f"lpips = {str(self.lpips)!r}: no such file; make it with redcloak.convert.lpips.")
 
 
 def impress(images: Tensor, config: Config, context: Context, generators: Sequence[Generator]) -> Tensor:
@@ -39,9 +55,10 @@ def impress(images: Tensor, config: Config, context: Context, generators: Sequen
 
         min_x  |D(E(x)) - x|^2 + weight * max(d(x, x_0) - allowed, 0),    x = x_0 + noise * n at first
 
-    Images ``(N, 3, H, W)`` in [0, 1] -> the same shape. d is the suite's perceptual distance (the authors': LPIPS on
-    VGG, whose scale differs). Adam's moments are each pixel's own, and a picture's loss is its own mean: pictures do
-    not touch each other. Random: n and each step's posterior, from ``generators[i]``.
+    Images ``(N, 3, H, W)`` in [0, 1] -> the same shape. d is the suite's perceptual distance, whose scale is not that
+    of the authors' LPIPS on VGG, for which ``allowed`` is meant; with ``lpips`` it is LPIPS, on photos of at least 64
+    pixels. Adam's moments are each pixel's own, and a picture's loss is its own mean: pictures do not touch each other.
+    Random: n and each step's posterior, from ``generators[i]``.
 
     Cite: Cao et al., NeurIPS 2023, equation 3. License: Apache-2.0.
     """  # noqa: D415 - the algorithm belongs to the first sentence
@@ -60,7 +77,7 @@ def impress(images: Tensor, config: Config, context: Context, generators: Sequen
 def _optimise(
     origin: Tensor, config: Config, context: Context, streams: Sequence[Generator], place: tuple[int, int]
 ) -> Tensor:
-    backbone, distance = context.suite.backbone, context.suite.perceptual
+    backbone, distance = context.suite.backbone, _distance(config, context)
     half = (
         0.5 * config.noise
     )  # the settings are for pixels in [-1, 1], whose gradients are half as large; ours in [0, 1]
@@ -78,6 +95,14 @@ def _optimise(
             moved.data.clamp_(0, 1)
             _tell(context, config, place, step, len(origin), unlike)
     return moved.detach()
+
+
+def _distance(config: Config, context: Context) -> Callable[[Tensor, Tensor], Tensor]:
+    if config.lpips is None:
+        return context.suite.perceptual
+    device = context.suite.device
+    net = network.load(config.lpips, device)
+    return lambda a, b: net(a.to(device), b.to(device)).to(a)
 
 
 def _tell(context: Context, config: Config, place: tuple[int, int], step: int, count: int, unlike: Tensor) -> None:

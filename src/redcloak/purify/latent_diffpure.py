@@ -33,9 +33,7 @@ class Config(MethodConfig):
 
     start: int = Field(300, ge=0, le=999, description="diffusion step the latents are noised to; 0: the autoencoder")
     steps: int = Field(0, ge=0, le=999, description="denoising steps, evenly spaced below start; 0: every one")
-    prompt: str | None = Field(
-        None, description="default: the variant's; for none (LatentDiffPure-null): --set 'prompt=\"\"'"
-    )
+    prompt: str | None = Field(None, description="default: the variant's; empty for none (LatentDiffPure-null)")
     guidance: float = Field(7.5, ge=1, le=30, description="classifier-free guidance scale")
     variant: Literal["paper", "released"] = Field("paper", description="whose prompt: the text's or the script's")
 

@@ -28,7 +28,7 @@ class Config(MethodConfig):
     told: int = Field(320, ge=0, le=350, description="noise level that the upscaler is told of, without adding it")
     shrink: float = Field(1.0, ge=1, le=8, description="side before / side after shrinking, before x4")
     prompt: str | None = Field(
-        None, description="the upscaler's prompt; default: a photo of a CLASS (authors: a caption)"
+        None, description="the upscaler's; default: a photo of a CLASS (authors: a caption); prompt= for none"
     )
 
 
@@ -36,8 +36,8 @@ def noisy_upscaling(images: Tensor, config: Config, context: Context, generators
     """Add Gaussian noise, enlarge x4 while the upscaler believes in noise level ``told``, return at the first size.
 
     Images ``(N, 3, H, W)`` in [0, 1] -> the same shape. The authors patch diffusers so that the model's noise label is
-    ``told`` while nothing is added for it: plain diffusers would add that noise, too. Random: the noise, from
-    ``generators[i]``.
+    ``told`` while only the noise of level 0 is added for it, 0.005 of [0, 1]; here none is: it is a twentieth of
+    ``sigma``. Plain diffusers would add that of ``told``, too. Random: the noise, from ``generators[i]``.
 
     Cite: Hönig et al., ICLR 2025, section 4.1. License: Apache-2.0 with the small suite; else that of the upscaler.
     """

@@ -61,7 +61,8 @@ def pdm_pure(images: Tensor, config: Config, context: Context, generators: Seque
     super-resolved, back after. By default the ten steps kept are 0, 11, ..., 99 of 1,000, and the picture is noised to
     44: little noise, in few steps. DeepFloyd's stage (``weights``) sees beside the noisy state the picture shrunk to a
     quarter, with its own noise of step 250, and a prompt; the suite's pixel model, which stands in for it, sees the
-    state alone: then it is DiffPure in few steps. IF clips by a threshold that adapts; here it is fixed.
+    state alone: then it is DiffPure in few steps. Two things are not the authors': IF clips by a threshold that adapts
+    (0.95), here it is fixed; and they draw the x4 picture in 50 steps at guidance 4, the suite's upscaler in its own.
     Random: the noise, the walk's and the upscaler's, from ``generators[i]``.
 
     Cite: Xue and Chen, arXiv 2404.13320. License: Apache-2.0 with the small suite; that of the weights otherwise.

@@ -32,7 +32,8 @@ class Config(MethodConfig):
     )
     variant: Literal["paper", "released"] = Field(
         "paper",
-        description="differences inside each channel; released: rows join the channels, and columns are R-G, G-B, B-R",
+        description="differences inside each channel; released: rows join the channels, columns are R-G, G-B, B-R, and "
+        "the misfit is a largest singular value",
     )
     drop: float | None = Field(None, ge=0, lt=1, description="share of values dropped; by default 0.5, small: 0.02")
     weight: float | None = Field(
@@ -56,11 +57,11 @@ def tvm(images: Tensor, config: Config, context: Context, generators: Sequence[G
     Images ``(N, 3, H, W)`` in [0, 1] -> the same shape. TV_2 sums, over channels, the l2 norms of the differences of
     whole neighbouring rows and of whole neighbouring columns; neither norm is squared. ``small`` shrinks before and
     enlarges x4 by the suite's upscaler until the size is reached again (512 -> 64 -> 256 -> 128 -> 512).
-    ``variant=released`` repeats a fault of Liu et al.'s code: its columns are those of the array ``(H, 3 W)`` with the
-    channels interleaved, so that it takes the variation between colours. (Their misfit, cvxpy's norm 2 of a matrix, is
-    its largest singular value and not the norm of their text; that is not repeated.)
+    ``variant=released`` minimises what Liu et al.'s code does: its columns are those of the array ``(H, 3 W)`` with the
+    channels interleaved, so that it takes the variation between colours; and its misfit, cvxpy's norm 2 of that matrix,
+    is the largest singular value.
     Since the first norm is not squared, a small weight leaves every value that was kept exactly as it was: so do the
-    paper's 0.01 and 0.02 at 64 pixels, which fill the dropped values and otherwise only shrink.
+    paper's 0.01 and 0.02 at 64 pixels, which fill the dropped values and otherwise only shrink (``released``: almost).
     Random: the mask, each value on its own, and the upscaler's noise, from ``generators[i]``. Not differentiable.
 
     Cite: Guo et al., ICLR 2018, equations 1 and 2; Liu et al., arXiv 2406.18944. License: Apache-2.0.
@@ -73,8 +74,9 @@ def tvm(images: Tensor, config: Config, context: Context, generators: Sequence[G
     kept = rand(images, generators) >= drop
     if config.variant == "released":
         images, kept = _interleaved(images), _interleaved(kept)
-    result = minimise(images, kept, config.weight or (0.01 if small else 0.03), config.tolerance, config.steps)
-    if config.variant == "released":
+    weight, released = config.weight or (0.01 if small else 0.03), config.variant == "released"
+    result = minimise(images, kept, weight, config.tolerance, config.steps, largest=released)
+    if released:
         result = result.reshape(*result.shape[::2], -1, 3).movedim(-1, 1)
     result = result.clamp(0, 1).contiguous()
     return _enlarged(result, height, width, config, context, generators) if small else result
