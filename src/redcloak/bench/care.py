@@ -53,8 +53,8 @@ def find_node(matrix: Matrix, name: str) -> Node:
     if not found:
         near = difflib.get_close_matches(name, dict.fromkeys(node.label for node in nodes), n=3, cutoff=0.3)
         raise UserError(f"no stage {name!r} in {matrix.config.name}: did you mean {' or '.join(map(repr, near))}?")
-    some = ", ".join(f"{node.label!r} ({node.key[:SHORT]})" for node in found[:4])
-    raise UserError(f"{name!r} names {len(found)} stages; give one of them: {some}{', ...' if found[4:] else ''}.")
+    listed = ", ".join(f"{node.label!r} ({node.key[:SHORT]})" for node in found[:4])
+    raise UserError(f"{name!r} names {len(found)} stages; give one of them: {listed}{', ...' if found[4:] else ''}.")
 
 
 def why(node: Node, store: Store) -> Why:
