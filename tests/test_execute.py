@@ -3,6 +3,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,7 +17,7 @@ from redcloak.errors import UserError
 from redcloak.execute import Event, StageError, run
 from redcloak.hardware import Hardware
 from redcloak.matrix import Graph
-from redcloak.pool import Pool, _Worker
+from redcloak.pool import Pool, _interrupts_held, _Worker
 from redcloak.store import Store
 from redcloak.work import Task, _peak_memory_mb
 
@@ -198,6 +199,28 @@ def test_ctrl_c_while_the_workers_start(store, log, seconds):
     output, _ = driver.communicate(timeout=15)
     assert driver.returncode == -signal.SIGINT
     assert output.count("Traceback") == 1
+
+
+def test_ctrl_c_waits_until_a_worker_is_whole():
+    """Also where another thread takes the signal, as that which keeps a lease may."""
+    whole, end = [], threading.Event()
+    other = threading.Thread(target=end.wait)
+    other.start()
+
+    def start_one():
+        with _interrupts_held():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+            whole.append(True)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start_one()
+    finally:
+        end.set()
+        other.join()
+    assert whole == [True]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @BOTH

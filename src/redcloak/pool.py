@@ -206,15 +206,26 @@ def _environment(threads: int, gpu: str | None) -> Iterator[None]:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back while a worker is spawned: it inherits the mask, so that the driver alone answers."""
+    """Hold Ctrl-C back while a worker is spawned: it inherits the mask, so that the driver alone answers, and later.
+
+    The mask is this thread's. Where another takes the signal (one keeps a lease), Python still interrupts this one: hence
+    the handler.
+    """
     if sys.platform == "win32":
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    told: list[int] = []
+    alone = threading.current_thread() is threading.main_thread()  # only it may set a handler, or is interrupted
+    handler = signal.signal(signal.SIGINT, lambda number, frame: told.append(number)) if alone else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if alone:
+            signal.signal(signal.SIGINT, handler)
+        if told:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _serve(pipe: Connection, lifeline: Connection, driver: int, uri: str) -> None:
