@@ -208,8 +208,8 @@ def _environment(threads: int, gpu: str | None) -> Iterator[None]:
 def _interrupts_held() -> Iterator[None]:
     """Hold Ctrl-C back while a worker is spawned: it inherits the mask, so that the driver alone answers, and later.
 
-    The mask is this thread's. Where another takes the signal (one keeps a lease), Python still interrupts this one: hence
-    the handler.
+    The mask is this thread's. Where another takes the signal (one keeps a lease), Python still interrupts this one:
+    hence the handler.
     """
     if sys.platform == "win32":
         yield
