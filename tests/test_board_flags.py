@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
 import pandas
 import pytest
 from test_bench_board import DOCS, LEFT, SUBJECTS, crowd, matrix, ranked, results
@@ -114,7 +115,6 @@ def test_the_recipe_for_pandas_does_what_it_says(written, capsys):
 
 
 def test_the_recipe_for_duckdb_does_what_it_says(written):
-    duckdb = pytest.importorskip("duckdb")
     means, best, *_ = recipe("sql", written).split(";")
     rows = {row[:3]: row[3:] for row in duckdb.sql(means).fetchall()}
     assert rows["aspl", "jpeg", "cdl"] == (pytest.approx(0.4, abs=0.01), SUBJECTS * 2 * 4)
