@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 from redcloak import registry
 from redcloak.api import Kind, Method, Needs
@@ -37,4 +38,10 @@ def takes(device: str, weights: int, kind: Kind | None, names: tuple[str, ...]) 
 
 def backbone_bytes(suite: Suite) -> int:
     """The size of a suite's backbone; 0 where it is not in the suite's own folder."""
-    return sum(weight(suite.folder / suite.spec.backbone / part) for part in PARTS)
+    return _bytes(suite.folder / suite.spec.backbone)
+
+
+@lru_cache(maxsize=32)
+def _bytes(model: Path) -> int:
+    """Weighed once: a matrix makes a builder for every subject, budget and trainer."""
+    return sum(weight(model / part) for part in PARTS)

@@ -6,15 +6,15 @@ be done, or there is no room.
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from redcloak.store import FULL, REFUSED
+
 PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds before each further try, half of it at random, so that workers do not march
 FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 FALSE = (ImportError, ValueError, TypeError, NotImplementedError, AttributeError)
 
 
@@ -44,5 +44,5 @@ class Patient:
 
 
 def _is_final(error: Exception) -> bool:
-    full = isinstance(error, OSError) and error.errno in FULL
-    return full or isinstance(error, (*FINAL, *FALSE))
+    certain = isinstance(error, OSError) and error.errno in FULL | REFUSED
+    return certain or isinstance(error, (*FINAL, *FALSE))

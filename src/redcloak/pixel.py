@@ -157,8 +157,8 @@ class PixelConfig(MethodConfig):
 
 
 def respaced(total: int, count: int) -> list[int]:
-    """``count`` of ``total`` steps, evenly spaced with both ends, as guided-diffusion respaces a schedule."""
-    return [round(index * (total - 1) / (count - 1)) for index in range(count)]
+    """``count`` of ``total`` steps, evenly spaced with both ends (one: the first), as guided-diffusion has it."""
+    return [round(index * (total - 1) / max(count - 1, 1)) for index in range(count)]
 
 
 def sections(total: int, counts: Sequence[int]) -> list[int]:
@@ -166,7 +166,7 @@ def sections(total: int, counts: Sequence[int]) -> list[int]:
     steps, start = [], 0
     for index, count in enumerate(counts):
         size = total // len(counts) + (index < total % len(counts))
-        steps += [start + step for step in (respaced(size, count) if count > 1 else [0] * count)]
+        steps += [start + step for step in respaced(size, count)]
         start += size
     return steps
 

@@ -246,10 +246,6 @@ class _Weaver:
             for seed in self.config.seeds
         )
 
-    def _label(self, words: str, value: str, axis: Sequence[object]) -> str:
-        """``words`` with the value of an axis, where that has several."""
-        return f"{words}, {value}" if len(axis) > 1 else words
-
     def _trained(
         self,
         source: Node,
@@ -261,10 +257,15 @@ class _Weaver:
     ) -> Iterator[Arm]:
         drawers = dict(self.prompts)
         for seed, arms in wanted:
-            label = self._label(arms[0].arm, arms[0].trainer, self.config.trainers)
+            label = _with(arms[0].arm, arms[0].trainer, self.config.trainers)
             model = builder.personalize(trained_on, words.decoupling, seed, label)
             for axes in arms:
-                drawer, drawn = drawers[axes.prompts], self._label(label, axes.prompts, self.config.prompts)
+                drawer, drawn = drawers[axes.prompts], _with(label, axes.prompts, self.config.prompts)
                 images = drawer.generate(model, words.decoupling, seed, drawn)
                 scores = drawer.score(images, self.config.metrics, f"{drawn}, seed {seed}")
                 yield Arm(axes, images, scores, model, source, self.base.clean, trained_on, photo_scores)
+
+
+def _with(words: str, value: str, axis: Sequence[object]) -> str:
+    """``words`` with the value of an axis, where that has several."""
+    return f"{words}, {value}" if len(axis) > 1 else words
