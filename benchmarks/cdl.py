@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from purifiers import names_here
-from redcloak.arms import PRIORS, Arm, Builder
+from redcloak.arms import Arm, Builder
 from redcloak.config import AuditConfig, Choice
-from redcloak.matrix import Graph, plan
+from redcloak.matrix import Graph
+from redcloak.plan import plan
 from redcloak.prompts import Decoupling
 from redcloak.report.table import Table
 from redcloak.stats import Comparison, Estimate, Sample, cluster_bootstrap, compare
@@ -89,7 +90,7 @@ def left(args: argparse.Namespace, purifiers: Sequence[str]) -> str:
     suite, graph = load(args.suite), Graph()
     builders = [Builder(one, suite, load_subject(one.photos, suite.spec.resolution), graph) for one in configs(args)]
     targets = [node for builder in builders for arm in arms_of(builder, args, purifiers) for node in arm.targets]
-    found = plan(graph, Store(args.out / "store"), PRIORS, list(dict.fromkeys(targets)), args.workers)
+    found = plan(graph, Store(args.out / "store"), args.workers, args.out, list(dict.fromkeys(targets)))
     rows = [f"{row.stage}: {row.missing} of {row.total}, {row.seconds_each or 0:.1f} s each" for row in found.rows]
     return "\n".join([*rows, f"about {found.elapsed / 3600:.1f} hours with {found.workers} workers"])
 

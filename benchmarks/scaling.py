@@ -22,6 +22,7 @@ from typing import Any
 from redcloak.api import Needs
 from redcloak.execute import run
 from redcloak.matrix import Graph, Node, longest_paths
+from redcloak.plan import History
 from redcloak.schedule import Schedule
 from redcloak.store import Store
 
@@ -117,8 +118,8 @@ def main() -> None:
     chosen = parser.parse_args()
     past: dict[str, Sequence[float]] = {stage: [seconds] for stage, seconds in SECONDS.items()}
     if chosen.history:
-        history = Store(chosen.history, read_only=True).history(*SECONDS)
-        past |= {stage: measured for stage, measured in history.items() if measured}
+        history = History(Store(chosen.history, read_only=True))
+        past |= {stage: history.groups[stage].seconds for stage in SECONDS if stage in history.groups}
     print("| what | figure |\n|---|---|")
     for name, executor in (("local, 2 workers", "local"), ("Ray, 1 core", "ray")):
         whole, store = (value * 1000 for value in overhead(executor))

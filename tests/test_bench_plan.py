@@ -18,8 +18,8 @@ from redcloak.bench.grid import Matrix
 from redcloak.config import validate
 from redcloak.errors import UserError
 from redcloak.images import save_images
-from redcloak.matrix import kin_of
 from redcloak.needs import backbone_bytes, takes
+from redcloak.plan import PRIORS
 from redcloak.portraits import subject
 from redcloak.store import Store
 from redcloak.suite import load as load_suite
@@ -249,29 +249,12 @@ def test_a_plan_counts_what_is_there_and_measures_by_the_nearest_past(config, tm
     assert rows["protect"].bytes > 4000
     known = planning.plan(matrix, store, 2, tmp_path, [n for n in protects if n.config["method"]["name"] == "aspl"])
     assert [(r.source, r.memory_mb) for r in known.rows if r.stage == "protect"] == [("measured", 512.0)]
-    assert (rows["personalize"].source, rows["personalize"].seconds_each) == ("prior", planning.PRIORS["personalize"])
+    assert (rows["personalize"].source, rows["personalize"].seconds_each) == ("prior", PRIORS["personalize"])
     stated = max(node.needs.memory_mb for node in matrix.graph.order())
     assert found.memory_mb == 2 * stated > 2 * 512.0  # of two workers; what was not measured counts as stated
     assert found.seconds == pytest.approx(sum(row.seconds for row in found.rows))
     assert found.elapsed == pytest.approx(found.seconds / 2)
     assert json.loads(json.dumps(found.to_json()))["hours"] == found.seconds / 3600
-
-
-def test_the_nearest_past_is_that_of_the_same_settings_then_of_the_method_then_of_the_stage(tmp_path):
-    history = planning.History(None)
-    configs = [{"method": {"name": n, "settings": {"steps": s}}, "seed": 0} for n, s in (("a", 1), ("a", 2), ("b", 1))]
-    for seconds, each in enumerate(configs, start=1):
-        for group in planning.groups_of("protect", each):
-            history.groups.setdefault(group, planning.Past()).seconds.append(seconds)
-
-    def seconds(name, steps):
-        groups = planning.groups_of("protect", {"method": {"name": name, "settings": {"steps": steps}}, "seed": 9})
-        past, source = history.find(groups)
-        return past.seconds, source
-
-    assert [seconds("a", 1), seconds("a", 3)] == [([1], "measured"), ([1, 2], "measured")]
-    assert seconds("c", 1) == ([1, 2, 3], "prior")  # other methods: a guess
-    assert history.find(planning.groups_of("purify", {"chain": []})) is None
 
 
 def test_a_plan_of_everything_anew_and_of_some_targets(config, tmp_path):
@@ -286,22 +269,6 @@ def test_a_plan_of_everything_anew_and_of_some_targets(config, tmp_path):
     assert [(row.stage, row.missing) for row in planning.plan(matrix, None, 2, tmp_path, [one]).rows][:2] == [
         ("photos", 1), ("protect", 1)
     ]  # fmt: skip
-
-
-def test_what_ran_with_other_models_measures_nothing(config):
-    configs = [{"method": {"name": "a", "weights": {"backbone": weights}}, "seed": 0} for weights in ("x", "y")]
-    mine, other = (kin_of("personalize", each) for each in configs)
-    assert mine == ("personalize", "x") != other
-    assert kin_of("score", {"metrics": [{"weights": {"faces": "f"}}, {"name": "q"}], "weights": "w"}) == (
-        "score",
-        "f",
-        "w",
-    )
-    history = planning.History(None)
-    for group in planning.groups_of("personalize", configs[0]):
-        history.groups[group] = planning.Past([9.0])
-    assert history.find(planning.groups_of("personalize", configs[0]))[1] == "measured"
-    assert history.find(planning.groups_of("personalize", configs[1]))[1] == "prior"
 
 
 def test_memory_is_stated_before_it_is_measured(config):
@@ -341,7 +308,7 @@ def test_planning_makes_nothing_and_tells_all(people, tmp_path, capsys, monkeypa
 def test_more_than_the_machine_has_is_said(config, tmp_path):
     from dataclasses import replace
 
-    from redcloak.cli.bench_words import told
+    from redcloak.cli.plan_words import told
 
     found = planning.plan(Matrix.of(config()), None, 2, tmp_path / "not" / "there")
     poor = replace(found, memory_mb=9e9, disk=found.disk_free + 1)

@@ -448,11 +448,12 @@ def test_purifiers_are_chains(suite, photos, capsys):
 def test_the_estimate_follows_what_it_sees():
     from redcloak.cli.progress import Estimate
     from redcloak.execute import Event
-    from redcloak.matrix import Graph, Plan, Row
+    from redcloak.matrix import Graph
+    from redcloak.plan import Plan, Row
 
     rows = (Row("train", 3, 0, 3, 10.0, "prior"), Row("draw", 2, 0, 2, 5.0, "measured"))
     now = [0.0]
-    estimate = Estimate(Plan(rows, 40.0, 40.0, 1), lambda: now[0])
+    estimate = Estimate(Plan(rows, 40.0, 40.0, 1, None, None, 0, 0), lambda: now[0])
     nodes = [Graph().add("train", {"seed": seed}) for seed in range(3)]
     assert estimate.seconds() == 40
     assert "0/5, at a guess 40 s" in str(estimate)

@@ -1,9 +1,7 @@
-import json
-
 import pytest
 
 from redcloak.errors import UserError
-from redcloak.matrix import Graph, Node, longest_paths, plan
+from redcloak.matrix import Graph, Node, longest_paths
 from redcloak.store import Store
 
 
@@ -100,38 +98,6 @@ def test_longest_paths(diamond):
     cost = {photos: 1.0, purified[0]: 2.0, purified[1]: 10.0, scores[0]: 5.0, scores[1]: 0.5, scores[2]: 0.5}
     paths = longest_paths(graph.order(), cost.__getitem__)
     assert [paths[node.key] for node in (photos, *purified, *scores)] == [11.5, 7.0, 10.5, 5.0, 0.5, 0.5]
-
-
-def test_plan_counts_and_estimates(diamond, store, monkeypatch):
-    graph, photos, purified, scores = diamond
-    publish(store, photos, scores[0])
-    history = {"photos": [3.0], "purify": [], "score": [1.0, 9.0, 2.0]}
-    monkeypatch.setattr(store, "history", lambda *stages: {stage: history[stage] for stage in stages})
-    made = plan(graph, store, {"purify": 10.0, "score": 99.0}, workers=2)
-    rows = [(row.stage, row.total, row.cached, row.missing, row.seconds, row.source) for row in made.rows]
-    assert rows == [
-        ("photos", 1, 1, 0, 0.0, "measured"),
-        ("purify", 2, 1, 1, 10.0, "prior"),  # the other is missing too, but what it is for is there
-        ("score", 3, 1, 2, 4.0, "measured"),
-    ]
-    assert (made.seconds, made.elapsed) == (14.0, 12.0)
-    assert plan(graph, store, {}, targets=[purified[0]]).rows[1].source == "unknown"
-    assert json.loads(json.dumps(made.to_json()))["rows"][1]["seconds"] == 10.0
-
-
-def test_the_time_of_a_plan_is_bounded_by_the_workers(store):
-    graph = Graph()
-    for index in range(6):
-        graph.add("score", {"index": index})
-    assert [plan(graph, store, {"score": 2.0}, workers=n).elapsed for n in (1, 4, 100)] == [12.0, 3.0, 2.0]
-
-
-def test_the_history_is_the_stores_own(diamond, store):
-    graph, photos, *_ = diamond
-    publish(store, photos)
-    (row, *_) = plan(graph, store, {"photos": 1000.0}).rows
-    assert row.source == "measured"
-    assert row.seconds_each == store.find(photos.key).manifest.wall_seconds
 
 
 def test_a_shared_configuration_gives_the_same_key():

@@ -101,7 +101,6 @@ def test_publish_and_read_back(store):
     assert manifest.created.endswith("+00:00")
     assert store.verify(artifact) is None
     assert list(store.manifests()) == [manifest]
-    assert store.history("protect", "purify") == {"protect": [manifest.wall_seconds], "purify": []}
 
 
 def test_only_the_owner_may_look(store):

@@ -34,16 +34,6 @@ from redcloak.suite import Suite
 from redcloak.suite import load as load_suite
 from redcloak.suite import names as suites
 
-PRIORS = {
-    "photos": 0.5,
-    "class_images": 8.0,
-    "protect": 40.0,
-    "purify": 1.0,
-    "personalize": 30.0,
-    "generate": 6.0,
-    "score": 2.0,
-    "swap": 1.0,
-}
 WordPart = Literal["identifier", "text_encoder"]
 
 

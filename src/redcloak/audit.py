@@ -14,16 +14,17 @@ import yaml
 
 from redcloak import __version__, protocols, registry
 from redcloak.api import Budget, Kind, Score
-from redcloak.arms import PRIORS, Arm, Builder
+from redcloak.arms import Arm, Builder
 from redcloak.checks import Run, run_checks
 from redcloak.config import AuditConfig, Choice
 from redcloak.configured import configured, needs, templates
 from redcloak.errors import UserError
 from redcloak.execute import Event, run
 from redcloak.images import check_writable, list_images, read_image
-from redcloak.matrix import Graph, Node, Plan
-from redcloak.matrix import plan as plan_graph
+from redcloak.matrix import Graph, Node
 from redcloak.places import open_store
+from redcloak.plan import Plan
+from redcloak.plan import plan as plan_graph
 from redcloak.prompts import check_named, check_words
 from redcloak.report.build import ArmPictures, Drawn, build
 from redcloak.report.model import MethodUsed, Report, summarise
@@ -84,9 +85,11 @@ class Audit:
         """The nodes that the report is read from."""
         return list(dict.fromkeys(node for arm in self.arms for node in arm.targets))
 
-    def plan(self) -> Plan:
-        """What a run would compute, what is cached, and how long it should take."""
-        return plan_graph(self.graph, self.store, PRIORS, self.targets(), self.config.workers)
+    def plan(self, beside: Path | None = None) -> Plan:
+        """What a run would compute, what is cached, and what it should take; ``beside`` is where the store will be."""
+        model = next(iter(self.builders.values())).weights
+        where = beside or self.store.root
+        return plan_graph(self.graph, self.store, self.config.workers, where, self.targets(), model=model)
 
     def run(self, on_event: Callable[[Event], None] = lambda event: None) -> Report:
         """Compute what is missing and write ``report.html``, ``report.json``, ``scores.parquet``, ``audit.yaml``."""

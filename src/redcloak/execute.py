@@ -7,24 +7,22 @@ again resumes: what is in the store is never computed again.
 from __future__ import annotations
 
 import secrets
-import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Protocol, Self
 
 from redcloak.api import Needs
 from redcloak.errors import unknown
-from redcloak.matrix import Graph, Kin, Node, kin_of
+from redcloak.matrix import Graph, Node
+from redcloak.plan import History
 from redcloak.schedule import Schedule
 from redcloak.store import Store, StoreError
 from redcloak.work import Event, Failure, Message, Send, StageError, Task, perform
 
 __all__ = ["Event", "Executor", "Failure", "Outcome", "StageError", "run"]
 
-SAMPLE = 2000  # artifacts whose history is read before a run; keys are hashes, so that the first are a fair sample
 BUSY_SECONDS = 1.0  # until a node that another run has is looked at again
 
 
@@ -105,7 +103,7 @@ def run(
         on_event(Event("cached", node))
     if not missing:
         return Outcome()
-    seconds, needs = _experience(store, missing)
+    seconds, needs = _experience(store)
     with ExitStack() as stack:
         chosen = stack.enter_context(_executor(executor, store, workers, threads))
         if anew:
@@ -249,22 +247,12 @@ def _executor(
     raise unknown("executor", chosen, ("local", "ray", "ray:ADDRESS"))
 
 
-def _experience(store: Store, nodes: Sequence[Node]) -> tuple[Callable[[Node], float], Callable[[Node], Needs]]:
-    """Seconds and needs per node: the median time of its stage's past with the same models, and its greatest memory.
-
-    What was never measured takes what its methods state.
-    """
-    seconds: dict[Kin, list[float]] = {kin_of(node.stage, node.config): [] for node in nodes}
-    memory: dict[Kin, float] = {}
-    for manifest in islice(store.manifests(), SAMPLE):
-        kin = kin_of(manifest.stage, manifest.config)
-        if kin in seconds:
-            seconds[kin].append(manifest.wall_seconds)
-            memory[kin] = max(memory.get(kin, 0.0), manifest.peak_memory_mb or 0.0)
-    medians = {kin: statistics.median(past) for kin, past in seconds.items() if past}
+def _experience(store: Store) -> tuple[Callable[[Node], float], Callable[[Node], Needs]]:
+    """Seconds and needs per node, of the nearest past; the memory of what was never measured is what it states."""
+    guess = History(store).guesses()
 
     def needs(node: Node) -> Needs:
-        measured = memory.get(kin_of(node.stage, node.config))
-        return replace(node.needs, memory_mb=measured) if measured else node.needs
+        memory = guess(node).memory_mb
+        return replace(node.needs, memory_mb=memory) if memory else node.needs
 
-    return lambda node: medians.get(kin_of(node.stage, node.config), 1.0), needs
+    return lambda node: guess(node).seconds or 1.0, needs

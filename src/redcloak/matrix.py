@@ -1,12 +1,11 @@
-"""The graph of stages: every node once, whatever number of arms share it, and what a run of it would cost."""
+"""The graph of stages: every node once, whatever number of arms share it."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from redcloak.api import Needs
 from redcloak.manifest import Canonical, artifact_key
@@ -148,77 +147,3 @@ def longest_paths(nodes: Sequence[Node], seconds: Callable[[Node], float]) -> di
         for key in node.input_keys.values():
             after[key] = max(after.get(key, 0.0), paths[node.key])
     return paths
-
-
-@dataclass(frozen=True)
-class Row:
-    """What a plan says of one stage: ``total`` nodes, of which ``missing`` must run and ``cached`` need not.
-
-    ``seconds_each`` is the median of the store's history, else a prior, as ``source`` tells.
-    """
-
-    stage: str
-    total: int
-    cached: int
-    missing: int
-    seconds_each: float | None
-    source: Literal["measured", "prior", "unknown"]
-
-    @property
-    def seconds(self) -> float:
-        """The expected seconds of all missing nodes, one after another; 0 where nothing is known."""
-        return self.missing * (self.seconds_each or 0.0)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run would do. ``seconds`` is the work; ``elapsed`` the least time it takes ``workers`` workers.
-
-    The times leave out the stages of which nothing is known (``source`` is ``unknown``).
-    """
-
-    rows: tuple[Row, ...]
-    seconds: float
-    elapsed: float
-    workers: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The plan in JSON types."""
-        return {**asdict(self), "rows": [{**asdict(row), "seconds": row.seconds} for row in self.rows]}
-
-
-def plan(
-    graph: Graph,
-    store: Store,
-    priors: Mapping[str, float],
-    targets: Iterable[Node] | None = None,
-    workers: int = 1,
-) -> Plan:
-    """What a run of ``graph`` for ``targets`` (the sinks) would do; ``priors`` are seconds per stage."""
-    chosen = graph.sinks() if targets is None else tuple(targets)
-    nodes, _ = graph.split(lambda _: None, chosen)
-    missing = graph.needed(store, chosen)
-    history = store.history(*(node.stage for node in nodes))
-    rows = tuple(_row(stage, nodes, missing, history[stage], priors) for stage in dict.fromkeys(_stages(nodes)))
-    each = {row.stage: row.seconds_each or 0.0 for row in rows}
-    work = sum(row.seconds for row in rows)
-    longest = max(longest_paths(missing, lambda node: each[node.stage]).values(), default=0.0)
-    return Plan(rows, work, max(longest, work / workers), workers)
-
-
-def _row(
-    stage: str,
-    nodes: Sequence[Node],
-    missing: Sequence[Node],
-    measured: Sequence[float],
-    priors: Mapping[str, float],
-) -> Row:
-    total, absent = _stages(nodes).count(stage), _stages(missing).count(stage)
-    if measured:
-        return Row(stage, total, total - absent, absent, statistics.median(measured), "measured")
-    source: Literal["prior", "unknown"] = "prior" if stage in priors else "unknown"
-    return Row(stage, total, total - absent, absent, priors.get(stage), source)
-
-
-def _stages(nodes: Sequence[Node]) -> list[str]:
-    return [node.stage for node in nodes]

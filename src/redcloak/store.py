@@ -238,14 +238,6 @@ class Store:
         for path in left(self.root, needed):
             shutil.rmtree(path, ignore_errors=True)
 
-    def history(self, *stages: str) -> dict[str, list[float]]:
-        """The wall seconds of past artifacts of each stage, for estimates; a stage never run has none."""
-        seconds: dict[str, list[float]] = {stage: [] for stage in stages}
-        for manifest in self.manifests():
-            if manifest.stage in seconds:
-                seconds[manifest.stage].append(manifest.wall_seconds)
-        return seconds
-
     def sweep(self) -> None:
         """Delete the temporary folders and leases of processes of this machine that are dead."""
         sweep(self._leases)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from redcloak.cli import options
+from redcloak.cli.plan_words import told
 from redcloak.cli.text import aligned, document, interval
 
 if TYPE_CHECKING:
     from redcloak.config import AuditConfig
-    from redcloak.matrix import Plan
+    from redcloak.plan import Plan
     from redcloak.report.model import Report
 
 SHOWN = {"identity_zero": "identity", "face_found": "face found", "quality": "quality"}
@@ -81,7 +82,7 @@ def audit(
     )
     if plan:
         found = _plan(chosen, out, store)
-        typer.echo(document(found.to_json()) if json else planned(found))
+        typer.echo(document(found.to_json()) if json else told(found))
         return 0
     report = _run(chosen, out, store, force)
     typer.echo(report.to_json() if json else _told(report, out), nl=not json)
@@ -109,22 +110,8 @@ def _plan(config: AuditConfig, out: Path, store: str | None) -> Plan:
     kept = store or str(out / "store")
     there = find_store(kept)
     with tempfile.TemporaryDirectory() as aside:
-        return Audit.prepare(config, Path(aside), kept if there else None).plan()
-
-
-def planned(plan: Plan) -> str:
-    """A plan as a table, and how long it should take."""
-    from redcloak.cli.progress import duration
-
-    rows = [("stage", "total", "cached", "to run", "each", "known from")]
-    for row in plan.rows:
-        each = "?" if row.seconds_each is None else f"{row.seconds_each:.1f} s"
-        source = {"measured": "measured", "prior": "a guess", "unknown": "nothing"}[row.source]
-        rows.append((row.stage, str(row.total), str(row.cached), str(row.missing), each, source))
-    guessed = any(row.missing and row.source != "measured" for row in plan.rows)
-    basis = "partly guessed: nothing like it was measured in this store" if guessed else "measured in this store"
-    left = f"About {duration(plan.elapsed)} with {plan.workers} workers ({duration(plan.seconds)} of work), {basis}."
-    return f"{aligned(rows)}\n\n{left if any(row.missing for row in plan.rows) else 'Nothing is left to run.'}"
+        audit = Audit.prepare(config, Path(aside), kept if there else None)
+        return audit.plan(there.root if there else Path(kept))
 
 
 def _told(report: Report, out: Path) -> str:

@@ -10,7 +10,8 @@ import typer
 
 from redcloak.cli import options, study
 from redcloak.cli.bench_runs import claim, compare
-from redcloak.cli.bench_words import reasons, reasons_json, size, standings, told
+from redcloak.cli.bench_words import reasons, reasons_json, standings
+from redcloak.cli.plan_words import size, told
 from redcloak.cli.text import aligned, document
 from redcloak.errors import UserError
 
@@ -120,7 +121,7 @@ def plan(
     kept = store or str(where / "store")
     there = find_store(kept)
     found = planned(expanded(config, where), there, config.workers, there.root if there else Path(kept))
-    typer.echo(document(found.to_json()) if json else told(found))
+    typer.echo(document(found.to_json()) if json else f"{found.name}: {found.arms} arms\n\n{told(found)}")
     return 0
 
 

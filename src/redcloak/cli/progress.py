@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from redcloak.api import Progress
     from redcloak.execute import Event
-    from redcloak.matrix import Plan
+    from redcloak.plan import Plan
 
 EVERY_SECONDS = 10.0  # between two lines about one stage where there is no terminal
 

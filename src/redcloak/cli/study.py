@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def plan(name: str, out: Path | None, store: str | None, workers: int | None, json: bool) -> int:
     """Say what a run of a study would do."""
-    from redcloak.cli.audit import planned
+    from redcloak.cli.plan_words import told as planned
     from redcloak.diagnose.study import load
     from redcloak.diagnose.study_run import Study
 

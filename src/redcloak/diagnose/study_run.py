@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from redcloak.arms import PRIORS, Arm, Builder
+from redcloak.arms import Arm, Builder
 from redcloak.bench.run import STAGES, only_driver
 from redcloak.diagnose.causal_figures import dose, effects
 from redcloak.diagnose.interventions import FLAWS, VERIFIED, nearest_words, spectrum_apart, verify
@@ -26,9 +26,10 @@ from redcloak.diagnose.study import StudyConfig, aimed, arms_of, builders, pertu
 from redcloak.diagnose.verdicts import Evidence, Verdict, panel, verdicts
 from redcloak.execute import Event, run
 from redcloak.images import check_writable, load_images
-from redcloak.matrix import Graph, Node, Plan
-from redcloak.matrix import plan as plan_graph
+from redcloak.matrix import Graph, Node
 from redcloak.places import open_store
+from redcloak.plan import Plan
+from redcloak.plan import plan as plan_graph
 from redcloak.prompts import Decoupling, check_words
 from redcloak.report.table import Table, write_whole
 from redcloak.report.template import environment
@@ -122,7 +123,8 @@ class Study:
 
     def plan(self) -> Plan:
         """What a run would compute."""
-        return plan_graph(self.graph, self.store, PRIORS, self.targets(), self.config.workers)
+        model = next(iter(self.builders.values())).weights
+        return plan_graph(self.graph, self.store, self.config.workers, self.store.root, self.targets(), model=model)
 
     def run(
         self,
