@@ -29,9 +29,9 @@ from typing import Any
 
 import yaml
 
+from redcloak.contents import weight
 from redcloak.lease import alive
 from redcloak.places import find_store
-from redcloak.store import weight
 
 MATRIX = {
     "protocol": "kills",

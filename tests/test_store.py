@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import redcloak.contents
 import redcloak.store
 from redcloak.errors import UserError
 from redcloak.manifest import MANIFEST, artifact_key, key_of, plain
@@ -177,8 +178,8 @@ def test_publishing_replaces_a_damaged_artifact_that_nobody_opened(store):
 
 
 def test_files_are_hashed_once_per_process(store, monkeypatch):
-    key, opened, digest = make(store), [], redcloak.store._digest
-    monkeypatch.setattr("redcloak.store._digest", lambda path: opened.append(path.name) or digest(path))
+    key, opened, digest = make(store), [], redcloak.contents._digest
+    monkeypatch.setattr("redcloak.contents._digest", lambda path: opened.append(path.name) or digest(path))
     for _ in range(3):
         assert store.open(key) is not None
     assert sorted(opened) == ["0.png", "1.png"]
@@ -253,8 +254,9 @@ def test_leftovers_of_the_dead_are_swept_and_of_the_living_kept(store, collected
 
 
 def test_everything_is_on_the_disk_before_it_is_in_place(store, monkeypatch):
-    seen, flush, rename = [], redcloak.store._flush, Path.rename
-    monkeypatch.setattr("redcloak.store._flush", lambda path: seen.append(path.name) or flush(path))
+    seen, flush, rename = [], redcloak.contents.flush, Path.rename
+    for module in (redcloak.contents, redcloak.store):
+        monkeypatch.setattr(module, "flush", lambda path: seen.append(path.name) or flush(path))
     monkeypatch.setattr(Path, "rename", lambda path, target: seen.append("rename") or rename(path, target))
     key = make(store)
     assert seen[:3] == ["1.png", "0.png", MANIFEST]

@@ -1,6 +1,6 @@
 """The steps of the chain one at a time: the nodes of an audit, made in this process and put into a folder.
 
-Each step builds its node as an audit does (`arms.Builder`), so that the same photos, settings and seed give the same
+Each step builds its node as an audit does (`nodes.Nodes`), so that the same photos, settings and seed give the same
 pixels in both. All take one configuration, that of an audit.
 """
 
@@ -16,7 +16,6 @@ from typing import Any
 
 from redcloak import registry
 from redcloak.api import Kind, Progress, Score, silent
-from redcloak.arms import Builder
 from redcloak.checkpoint import STATE
 from redcloak.config import AuditConfig, Choice
 from redcloak.configured import needs, templates
@@ -31,6 +30,7 @@ from redcloak.images import (
     save_pictures,
 )
 from redcloak.matrix import Node
+from redcloak.nodes import Nodes
 from redcloak.outputs import deliver, read_record, workspace
 from redcloak.prompts import NONE, check_words
 from redcloak.report.model import Arm, ArmRow, summarise
@@ -192,7 +192,7 @@ class _Step:
         own_size = not fitted and not config.folder.startswith("drawn:")
         self.reference = _unfitted(config.folder) if own_size else _pictures(config.folder, self.suite, split, minimum)
         self.train = _pictures(str(images), self.suite) if images else self.reference
-        self.builder = Builder(self.config, self.suite, _photos(config.folder, self.train, self.reference))
+        self.builder = Nodes(self.config, self.suite, _photos(config.folder, self.train, self.reference))
         self.folders: dict[str, Path] = {}
         self.notes: dict[str, dict[str, Any]] = {}
         self.partial: Path | None = None

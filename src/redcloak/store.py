@@ -8,13 +8,11 @@ a damaged one is set aside and counts as absent. The folders are private: these 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import secrets
 import shutil
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -24,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from redcloak.contents import damage, files_of, flush, settle, weight
 from redcloak.errors import UserError
 from redcloak.failures import Failures
 from redcloak.lease import held, lease, sweep
@@ -146,7 +145,7 @@ class Store:
 
     def verify(self, artifact: Artifact) -> str | None:
         """Hash every file anew: the first that is damaged, missing or foreign, or None where all is well."""
-        return _damage(artifact)
+        return damage(artifact.path, artifact.manifest.files)
 
     @contextmanager
     def publish(
@@ -175,7 +174,7 @@ class Store:
                     version=version,
                     config=config,
                     inputs=inputs,
-                    files=_settle(folder),
+                    files=settle(folder),
                     libraries=libraries(),
                     created=datetime.now(UTC).isoformat(timespec="seconds"),
                     wall_seconds=seconds,
@@ -184,7 +183,7 @@ class Store:
                 )
                 write(folder, manifest)
                 for path in (folder / MANIFEST, folder, *folder.rglob("*/")):
-                    _flush(path)
+                    flush(path)
                 self._place(folder, manifest.key)
                 self.failures.forget(manifest.key)
 
@@ -266,9 +265,9 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _sound(self, artifact: Artifact) -> bool:
-        times = ((name, path.stat()) for name, path in _files(artifact.path).items())
+        times = ((name, path.stat()) for name, path in files_of(artifact.path).items())
         state = (artifact.key, *((name, stat.st_mtime_ns, stat.st_size) for name, stat in times))
-        if state not in self._verified and _damage(artifact) is not None:
+        if state not in self._verified and damage(artifact.path, artifact.manifest.files) is not None:
             return False
         self._verified.add(state)
         return True
@@ -286,7 +285,7 @@ class Store:
             if self.find(key) is None:
                 self._set_aside(key)
                 self._place(folder, key)
-        _flush(target.parent)
+        flush(target.parent)
 
     def _set_aside(self, key: str) -> None:
         with self._explained(FULL | REFUSED), suppress(FileNotFoundError):
@@ -320,47 +319,3 @@ def check_format(data: bytes, place: str) -> None:
             f"store {place}: made by a newer redcloak (format {found}; this one reads up to {FORMAT}); "
             "update redcloak, or choose another store."
         )
-
-
-def _settle(folder: Path) -> dict[str, str]:
-    """Flush the files of a folder to the disk and hash them: relative path -> SHA-256."""
-    if (folder / MANIFEST).exists():
-        raise ValueError(f"a stage may not write {MANIFEST}: the store does")
-    files = _files(folder)
-    for path in files.values():
-        _flush(path)
-    return {name: _digest(path) for name, path in files.items()}
-
-
-def weight(folder: Path) -> int:
-    """The bytes of the files of a folder; 0 where there is none."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _damage(artifact: Artifact) -> str | None:
-    found, expected = _files(artifact.path), artifact.manifest.files
-    for name in sorted(found.keys() | expected.keys()):
-        if name not in found or name not in expected or _digest(found[name]) != expected[name]:
-            return name
-    return None
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """Every file of an artifact but its manifest, by relative POSIX path."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
-    return {path.relative_to(folder).as_posix(): path for path in paths}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    if sys.platform == "win32":  # it cannot flush what is open for reading, nor a folder
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from redcloak.arms import Builder
 from redcloak.bench.config import AXES, NOTHING, PLAIN, MatrixConfig, Option, Person, Words
 from redcloak.bench.digests import Digests
 from redcloak.config import Choice
 from redcloak.errors import UserError, unknown
 from redcloak.matrix import Graph, Node
+from redcloak.nodes import Nodes
 from redcloak.prompts import NONE
 from redcloak.report.model import CLEAN, RANDOM_NOISE, UNTUNED
 from redcloak.suite import load as load_suite
@@ -169,7 +169,7 @@ class _Weaver:
         matrix.held_out[person.label] = photos.held_out
         matrix.strangers[person.label] = matrix.digests.strangers(person.photos, suite.spec.resolution)
         matrix.references[person.label] = len(photos.reference_names)
-        self.base = Builder(audit, suite, photos, matrix.graph, person.label)
+        self.base = Nodes(audit, suite, photos, matrix.graph, person.label)
         self.trainers = [
             (each.label, self.base if index == 0 else self.base.but(trainer=each.chain[0]))
             for index, each in enumerate(matrix.config.trainers)
@@ -252,7 +252,7 @@ class _Weaver:
         trained_on: Node,
         photo_scores: Node | None,
         words: Words,
-        builder: Builder,
+        builder: Nodes,
         wanted: list[tuple[int, list[Axes]]],
     ) -> Iterator[Arm]:
         drawers = dict(self.prompts)
