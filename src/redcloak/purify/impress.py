@@ -78,9 +78,8 @@ def _optimise(
     origin: Tensor, config: Config, context: Context, streams: Sequence[Generator], place: tuple[int, int]
 ) -> Tensor:
     backbone, distance = context.suite.backbone, _distance(config, context)
-    half = (
-        0.5 * config.noise
-    )  # the settings are for pixels in [-1, 1], whose gradients are half as large; ours in [0, 1]
+    # The settings are for pixels in [-1, 1], whose gradients are half as large; ours are in [0, 1].
+    half = 0.5 * config.noise
     with torch.enable_grad():
         moved = (origin + half * randn(origin, streams)).clamp(0, 1).requires_grad_(True)
         adam = torch.optim.Adam([moved], lr=0.5 * config.lr, eps=2e-5)
