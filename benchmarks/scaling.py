@@ -1,6 +1,6 @@
 """What the engine costs and how it scales. ``python benchmarks/scaling.py`` writes the table of docs/cluster.md.
 
-``overhead``    seconds per stage beyond the stage itself, of stages that do nothing, one worker, local and Ray
+``overhead``    seconds per stage beyond the stage itself, of stages that do nothing; two local workers, one of Ray
 ``efficiency``  the time of 1 worker over twice that of 2, on 40 arms of stages that wait (so that it is the engine's
                 and not the cores'), local and Ray
 ``simulation``  10,000 arms on 64 GPUs through the real schedule, in virtual time: makespan against its lower bound;
