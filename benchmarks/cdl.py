@@ -53,10 +53,12 @@ def decoupling(named: bool, denied: bool, sampling: bool) -> Decoupling:
 
 
 def ways(args: argparse.Namespace) -> dict[str, Decoupling]:
-    """Every arm of one source of photos: its name and its prompts."""
+    """Every arm of one source of photos: its name and its prompts; words have fixed text and nothing beside them."""
     cells = {name: decoupling(*switches) for switches, name in FACTORIAL.items()}
+    if "words" not in args.parts:
+        return cells if args.parts else {}
     words = {f"{tokens} {count}": Decoupling(tokens=tokens, count=count) for tokens, count in WORDS}
-    return (cells if "factorial" in args.parts else {}) | (words if "words" in args.parts else {})
+    return (cells if "factorial" in args.parts else {name: cells[name] for name in (NOTHING, EVERYTHING)}) | words
 
 
 def arms_of(builder: Builder, args: argparse.Namespace, purifiers: Sequence[str]) -> list[Arm]:
@@ -118,7 +120,7 @@ def families(scores: Table, args: argparse.Namespace, source: str) -> list[dict[
         on, off = (of(*names) for names in sides)
         switches[f"{switch}, over the other two"] = (on, off)
     words = {}
-    if {"factorial", "words"} <= set(args.parts):
+    if "words" in args.parts:
         words = {f"{tokens} {count} - text": (of(f"{tokens} {count}"), of(EVERYTHING)) for tokens, count in WORDS}
     return [family for family in (switches, words) if family]
 

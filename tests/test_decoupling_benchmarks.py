@@ -64,6 +64,22 @@ def test_cells_that_differ_in_sampling_alone_share_their_trainings(cdl: ModuleTy
     assert stages.count("class_images") == stages.count("protect") == 1
 
 
+@pytest.mark.parametrize(
+    ("parts", "arms", "families"),
+    [(["words"], 2 + 8, 1), (["factorial"], 8, 1), (["factorial", "words"], 8 + 8, 2), ([], 0, 0)],
+)
+def test_words_are_compared_with_text_whatever_else_runs(cdl: ModuleType, parts: list[str], arms: int, families: int):
+    args = argparse.Namespace(parts=parts)
+    ways = list(cdl.ways(args))
+    assert len(ways) == arms
+    rows = [Row("s", f"clean | {name}", 0, "generated", "", "0.png", "identity_zero", 0.3) for name in ways]
+    found = cdl.families(Table.of(rows), args, "clean")
+    assert len(found) == families
+    if "words" in parts:
+        assert {name.partition(" - ")[2] for name in found[-1]} == {"text"}
+        assert len(found[-1]) == 8
+
+
 def test_the_factorial_is_the_eight_cells(cdl: ModuleType):
     assert list(cdl.FACTORIAL.values()) == ["".join(cell) for cell in product("-+", repeat=3)]
     said = set()
