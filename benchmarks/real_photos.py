@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ REAL = (
     "adverse_cleaner", "waifu2x", "realesrgan", "waifu2x,realesrgan",
 )  # fmt: skip
 SHRUNK = ["realesrgan.shrink=4"]  # 512 -> 128 -> 512, as the paper enlarges
+RANGES = {"SSIM": (-1, 1), "identity": (-1, 1)}  # of the others: from 0 up
 
 
 def pairs(data: Path) -> tuple[Tensor, Tensor, list[str]]:
@@ -104,7 +106,7 @@ def row_of(
         "high left": left[1] / before[1],
     }
     lost = int((originals.found & ~after.found).sum())
-    row = {key: interval(value, people) for key, value in found.items()}
+    row = {key: interval(value, people).within(*RANGES.get(key, (0, inf))) for key, value in found.items()}
     return row | {"faces lost": f"{lost} of {int(originals.found.sum())}", "s a photo": f"{spent:.3g}"}, purified
 
 
