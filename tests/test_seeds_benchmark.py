@@ -23,10 +23,10 @@ def test_planted_components_are_found(seeds, person, seed, rest):
     rng = np.random.default_rng(0)
     tables = [
         person * rng.normal(size=(6, 1)) + seed * rng.normal(size=(1, 2)) + rest * rng.normal(size=(6, 2))
-        for _ in range(4000)
+        for _ in range(1500)
     ]
     planted = np.square((person, seed, rest))
-    assert np.square(seeds.components(tables)) == pytest.approx(planted, abs=0.05 * planted.max())
+    assert np.square(seeds.components(tables)) == pytest.approx(planted, abs=0.08 * planted.max())
 
 
 def test_only_arms_with_several_seeds_of_several_people_count(seeds, tmp_path, capsys, monkeypatch):
