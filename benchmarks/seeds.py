@@ -40,11 +40,13 @@ def components(tables: Sequence[NDArray[np.float64]]) -> tuple[float, float, flo
     return sqrt(max(person - rest, 0.0) / seeds), sqrt(max(seed - rest, 0.0) / people), sqrt(rest)
 
 
-def tables_of(path: Path, metric: str) -> list[NDArray[np.float64]]:
-    """Of every arm that has several seeds of several people, the means ``(persons, seeds)``."""
+def tables_of(path: Path, metric: str, against: str | None = None) -> list[NDArray[np.float64]]:
+    """Of every arm that has several seeds of several people, the means ``(persons, seeds)``; minus ``against``'s."""
     rows = pq.read_table(path).to_pandas()
     rows = rows[(rows.source == "generated") & (rows.metric == metric)]
     means = rows.groupby(["arm", "subject", "seed"], observed=True).value.mean().unstack("seed")
+    if against:
+        means = means.sub(means.loc[against], level="subject").drop(index=against)
     arms = (arm.dropna(axis=1, how="all").dropna() for _, arm in means.groupby(level="arm", observed=True))
     return [arm.to_numpy() for arm in arms if min(arm.shape) > 1]
 
@@ -52,11 +54,13 @@ def tables_of(path: Path, metric: str) -> list[NDArray[np.float64]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scores", nargs="+", type=Path, help="scores.parquet of a benchmark or an audit")
+    parser.add_argument("--against", metavar="ARM", help="take differences to this arm, as comparisons do")
+    args = parser.parse_args()
     heads = ("scores", "metric", "arms", "SD of persons", "SD of seeds, common to all", "SD of the rest")
     print(f"| {' | '.join(heads)} |\n" + "|---" * len(heads) + "|")
-    for path in parser.parse_args().scores:
+    for path in args.scores:
         for metric in METRICS:
-            if tables := tables_of(path, metric):
+            if tables := tables_of(path, metric, args.against):
                 cells = " | ".join(f"{value:.3f}" for value in components(tables))
                 print(f"| {path} | {metric} | {len(tables)} | {cells} |")
             else:

@@ -31,17 +31,19 @@ def test_planted_components_are_found(seeds, person, seed, rest):
 
 def test_only_arms_with_several_seeds_of_several_people_count(seeds, tmp_path, capsys, monkeypatch):
     rows = [
-        Row(f"s{person}", arm, seed, "generated", "", f"{picture}.png", "quality", float(person + seed))
-        for arm, runs in (("clean", 2), ("untuned", 1))
+        Row(f"s{person}", arm, seed, "generated", "", f"{picture}.png", "quality", float(runs * person + seed))
+        for arm, runs in (("clean", 2), ("noise", 2), ("untuned", 1))
         for person in range(3)
         for seed in range(runs)
         for picture in range(2)
     ]
     Table.of(rows).write(tmp_path / "scores.parquet")
-    (table,) = seeds.tables_of(tmp_path / "scores.parquet", "quality")
-    assert table.tolist() == [[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]]
+    first, second = seeds.tables_of(tmp_path / "scores.parquet", "quality")
+    assert first.tolist() == second.tolist() == [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
+    (difference,) = seeds.tables_of(tmp_path / "scores.parquet", "quality", "clean")
+    assert difference.tolist() == [[0.0, 0.0]] * 3
     monkeypatch.setattr(sys, "argv", ["seeds.py", str(tmp_path / "scores.parquet")])
     seeds.main()
     told = capsys.readouterr()
-    assert "| quality | 1 | 1.000 | 0.707 | 0.000 |" in told.out
+    assert "| quality | 2 | 2.000 | 0.707 | 0.000 |" in told.out
     assert "several seeds" in told.err
