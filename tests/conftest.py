@@ -17,6 +17,7 @@ from redcloak.api import Context, Kind
 from redcloak.backbone import Backbone
 from redcloak.errors import UserError
 from redcloak.images import to_tensor
+from redcloak.matrix import Graph, Node
 from redcloak.portraits import subject
 from redcloak.registry import Entry, load
 from redcloak.suite import Suite
@@ -257,3 +258,13 @@ def quick(entry: Entry, **settings: Any) -> Any:
     base = {"base": {"name": "advdm", "settings": {"steps": 2}}} if "base" in fields else {}
     small = {"shrink": 4} if "shrink" in fields else {}
     return entry.configure(**(dict.fromkeys(loops, 2) | base | small | settings))
+
+
+@pytest.fixture
+def diamond() -> tuple[Graph, Node, list[Node], list[Node]]:
+    """photos -> two purifiers -> one score each; and one more score of the photos."""
+    graph = Graph()
+    photos = graph.add("photos", {"n": 4})
+    purified = [graph.add("purify", {"with": name}, {"images": photos}) for name in ("jpeg", "restore")]
+    scores = [graph.add("score", {}, {"images": images}) for images in (*purified, photos)]
+    return graph, photos, purified, scores

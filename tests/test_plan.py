@@ -17,16 +17,6 @@ def store(tmp_path):
     return Store(tmp_path / "store")
 
 
-@pytest.fixture
-def diamond():
-    """photos -> two purifiers -> one score each; and one more score of the photos."""
-    graph = Graph()
-    photos = graph.add("photos", {"n": 4})
-    purified = [graph.add("purify", {"with": name}, {"images": photos}) for name in ("jpeg", "restore")]
-    scores = [graph.add("score", {}, {"images": images}) for images in (*purified, photos)]
-    return graph, photos, purified, scores
-
-
 def publish(store, *nodes, memory=None):
     for node in nodes:
         with store.publish(node.stage, node.version, node.config, node.input_keys) as draft:

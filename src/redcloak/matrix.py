@@ -9,7 +9,6 @@ from typing import Any
 
 from redcloak.api import Needs
 from redcloak.manifest import Canonical, artifact_key
-from redcloak.store import Store
 
 ONE_CORE = Needs()
 Kin = tuple[str, ...]  # a stage, and the fingerprints of the models that it runs
@@ -89,17 +88,12 @@ class Graph:
         consumed = {source.key for node in self.order() for source in node.inputs.values()}
         return tuple(node for node in self.order() if node.key not in consumed)
 
-    def needed(self, store: Store, targets: Iterable[Node] | None = None) -> tuple[Node, ...]:
-        """The nodes that must run for ``targets`` (the sinks), in topological order.
-
-        A node that is missing but consumed only by what is there need not run.
-        """
-        return self.split(store.find, targets)[0]
-
     def split(
         self, find: Callable[[str], object | None], targets: Iterable[Node] | None = None
     ) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
-        """The nodes that must run for ``targets``, and the present ones that these or the caller read.
+        """The nodes that must run for ``targets`` (the sinks), and the present ones that these or the caller read.
+
+        Both in topological order. A node that is missing but consumed only by what is there need not run.
 
         Raises:
             ValueError: a target is not of this graph.
