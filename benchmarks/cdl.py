@@ -24,12 +24,12 @@ import numpy as np
 from purifiers import names_here
 from redcloak.arms import Arm, Builder
 from redcloak.config import AuditConfig, Choice
-from redcloak.matrix import Graph
-from redcloak.plan import plan
 from redcloak.prompts import Decoupling
 from redcloak.report.table import Table
+from redcloak.runtime.matrix import Graph
+from redcloak.runtime.plan import plan
+from redcloak.runtime.store import Store
 from redcloak.stats import Comparison, Estimate, Sample, cluster_bootstrap, compare
-from redcloak.store import Store
 from redcloak.subjects import load_subject
 from redcloak.suite import load
 from sweep import config, drawn, options, sweep

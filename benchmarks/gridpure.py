@@ -24,7 +24,7 @@ from torch import Generator, Tensor
 from ascent import Peak
 from redcloak.api import Context, Machine
 from redcloak.memory import TYPES
-from redcloak.pixel import PixelDiffusion
+from redcloak.models.pixel import PixelDiffusion
 from redcloak.purify import gridpure
 from redcloak.rng import generators
 from redcloak.suite import load

@@ -31,9 +31,9 @@ from real_photos import pairs
 from redcloak import registry
 from redcloak.api import Context
 from redcloak.errors import UserError
-from redcloak.faces import FaceBackend, Faces
 from redcloak.images import fit, list_images, read_image, to_tensor
-from redcloak.recognisers import ClipFaces, recogniser
+from redcloak.models.faces import FaceBackend, Faces
+from redcloak.models.recognisers import ClipFaces, recogniser
 from redcloak.stats import cluster_bootstrap, dyadic_bootstrap
 from redcloak.suite import load
 

@@ -29,9 +29,9 @@ from typing import Any
 
 import yaml
 
-from redcloak.contents import weight
-from redcloak.lease import alive
-from redcloak.places import find_store
+from redcloak.runtime.contents import weight
+from redcloak.runtime.lease import alive
+from redcloak.runtime.places import find_store
 
 MATRIX = {
     "protocol": "kills",

@@ -27,9 +27,9 @@ from torch import Tensor
 from redcloak import registry
 from redcloak.api import Context, Subject
 from redcloak.config import parse_settings
-from redcloak.faces import VerifyFace
 from redcloak.images import load_images, to_tensor, to_uint8
 from redcloak.metrics import fidelity
+from redcloak.models.faces import VerifyFace
 from redcloak.rng import generators
 from redcloak.stats import Estimate, cluster_bootstrap
 from redcloak.subjects import load_subject

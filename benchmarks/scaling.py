@@ -20,11 +20,11 @@ from random import Random
 from typing import Any
 
 from redcloak.api import Needs
-from redcloak.execute import run
-from redcloak.matrix import Graph, Node, longest_paths
-from redcloak.plan import History
-from redcloak.schedule import Schedule
-from redcloak.store import Store
+from redcloak.runtime.execute import run
+from redcloak.runtime.matrix import Graph, Node, longest_paths
+from redcloak.runtime.plan import History
+from redcloak.runtime.schedule import Schedule
+from redcloak.runtime.store import Store
 
 SECONDS = {  # guesses for one GPU
     "photos": 1.0,

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from redcloak.arms import Arm, Builder
 from redcloak.config import AuditConfig
-from redcloak.execute import Event, run
-from redcloak.matrix import Graph, Node
 from redcloak.report.table import Table
-from redcloak.store import Artifact, Store
+from redcloak.runtime.execute import Event, run
+from redcloak.runtime.matrix import Graph, Node
+from redcloak.runtime.store import Artifact, Store
 from redcloak.subjects import load_subject
 from redcloak.suite import load
 

@@ -17,9 +17,9 @@ from redcloak.api import Context, Kind
 from redcloak.backbone import Backbone
 from redcloak.errors import UserError
 from redcloak.images import to_tensor
-from redcloak.matrix import Graph, Node
 from redcloak.portraits import subject
 from redcloak.registry import Entry, load
+from redcloak.runtime.matrix import Graph, Node
 from redcloak.suite import Suite
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "tiny"
@@ -201,7 +201,7 @@ def _write_rest(folder: Path) -> None:
     from safetensors.torch import save_file
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-    from redcloak.nets import ImageTower, Quality, Restorer, Upscaler
+    from redcloak.models.nets import ImageTower, Quality, Restorer, Upscaler
 
     parts = {
         "clip/image": ImageTower(width=8, dimension=16),

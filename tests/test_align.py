@@ -6,9 +6,9 @@ import torch
 from skimage.transform import SimilarityTransform
 from torch import Tensor
 
-from redcloak.align import FEATHER, SIDE, TEMPLATE, align, paste, restore_faces, similarity
-from redcloak.faces import VerifyFace
 from redcloak.images import to_tensor
+from redcloak.models.align import FEATHER, SIDE, TEMPLATE, align, paste, restore_faces, similarity
+from redcloak.models.faces import VerifyFace
 
 FACES = VerifyFace()
 

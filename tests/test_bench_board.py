@@ -21,8 +21,8 @@ from redcloak.config import validate
 from redcloak.errors import UserError
 from redcloak.images import save_images, to_tensor
 from redcloak.report.table import write_whole
+from redcloak.runtime.store import Store
 from redcloak.stats import Estimate, paired_difference
-from redcloak.store import Store
 
 DOCS = Path(__file__).parents[1] / "docs"
 CLEAN, FLOOR = 0.6, 0.05

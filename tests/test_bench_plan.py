@@ -19,9 +19,9 @@ from redcloak.config import validate
 from redcloak.errors import UserError
 from redcloak.images import save_images
 from redcloak.needs import backbone_bytes, takes
-from redcloak.plan import PRIORS
 from redcloak.portraits import subject
-from redcloak.store import Store
+from redcloak.runtime.plan import PRIORS
+from redcloak.runtime.store import Store
 from redcloak.suite import load as load_suite
 
 SMALL = {"protections": ["aspl", "advdm"], "purifiers": ["none", "jpeg"], "seeds": [0]}

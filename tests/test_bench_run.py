@@ -25,8 +25,8 @@ from redcloak.bench.config import load
 from redcloak.bench.grid import Matrix
 from redcloak.bench.run import only_driver
 from redcloak.errors import UserError
-from redcloak.places import open_store
-from redcloak.store import Store
+from redcloak.runtime.places import open_store
+from redcloak.runtime.store import Store
 
 __all__ = ["people"]
 

@@ -6,8 +6,8 @@ import pytest
 
 from redcloak.bench.care import collect, garbage
 from redcloak.errors import UserError
-from redcloak.matrix import Graph, Node
-from redcloak.store import Store
+from redcloak.runtime.matrix import Graph, Node
+from redcloak.runtime.store import Store
 
 
 @dataclass

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from redcloak.api import CPU, Context
-from redcloak.cascade import Cascade
 from redcloak.errors import UserError
-from redcloak.pixel import CLEAN, respaced, sections
+from redcloak.models.cascade import Cascade
+from redcloak.models.pixel import CLEAN, respaced, sections
 from redcloak.purify.pdm_pure import Config, pdm_pure, walk_of
 from redcloak.purify.upscale import resize
 from redcloak.registry import load

@@ -166,7 +166,7 @@ def test_a_step_gives_the_pixels_of_the_audit(here: Path, suite, photos):
     common = ["--suite", suite, "--set", "class_images=0"]
     assert run("protect", photos, "--with", "random_noise", *common, "--out", "p") == 0
     config = AuditConfig(photos=photos, suite=suite, class_images=0, protection="random_noise")
-    from redcloak.execute import run as execute
+    from redcloak.runtime.execute import run as execute
 
     audit = Audit.prepare(config, here / "audit")
     node = next(arm.photos for arm in audit.arms if arm.summary.name == "protected")
@@ -447,9 +447,9 @@ def test_purifiers_are_chains(suite, photos, capsys):
 
 def test_the_estimate_follows_what_it_sees():
     from redcloak.cli.progress import Estimate
-    from redcloak.execute import Event
-    from redcloak.matrix import Graph
-    from redcloak.plan import Plan, Row
+    from redcloak.runtime.execute import Event
+    from redcloak.runtime.matrix import Graph
+    from redcloak.runtime.plan import Plan, Row
 
     rows = (Row("train", 3, 0, 3, 10.0, "prior"), Row("draw", 2, 0, 2, 5.0, "measured"))
     now = [0.0]
@@ -673,7 +673,7 @@ def test_a_table_is_not_written_over_something_else(here: Path, suite, photos, c
 
 
 def test_a_failed_stage_shows_its_trace(suite, photos, monkeypatch, capsys):
-    from redcloak.execute import StageError
+    from redcloak.runtime.execute import StageError
 
     def fail(*_: object, **__: object) -> None:
         raise StageError("protect", "ValueError: so", "Traceback: there")

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from redcloak.api import Context, Subject
-from redcloak.clip_folder import from_folder
 from redcloak.metrics import alignment, clip_i, perceptual, subject_detection
+from redcloak.models.clip_folder import from_folder
 
 Vectors = np.ndarray
 

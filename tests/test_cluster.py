@@ -6,11 +6,11 @@ import pytest
 from toy_stages import FUNCTION, contents, lattice, lines
 
 from redcloak.api import Needs
-from redcloak.cluster import Cluster
 from redcloak.errors import UserError
-from redcloak.execute import Event, run
-from redcloak.matrix import Graph
-from redcloak.store import Store
+from redcloak.runtime.cluster import Cluster
+from redcloak.runtime.execute import Event, run
+from redcloak.runtime.matrix import Graph
+from redcloak.runtime.store import Store
 
 QUICK = {"health_check_period_ms": 500, "health_check_failure_threshold": 2, "health_check_initial_delay_ms": 0}
 
@@ -20,7 +20,7 @@ def nodes(tmp_path_factory):
     """A cluster of two nodes on this machine; the second is for the tests to kill."""
     patch = pytest.MonkeyPatch()
     patch.setenv("PYTHONPATH", os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")]))
-    from redcloak.cluster import _ray
+    from redcloak.runtime.cluster import _ray
 
     ray = _ray()
     from ray.cluster_utils import Cluster as Machines
@@ -106,6 +106,6 @@ def test_actors_are_few_and_make_room():
 
 
 def actor(needs):
-    from redcloak.cluster import _Actor
+    from redcloak.runtime.cluster import _Actor
 
     return _Actor(None, needs)

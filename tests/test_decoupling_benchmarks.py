@@ -16,8 +16,8 @@ import pytest
 from redcloak.arms import Builder
 from redcloak.backbone import Backbone
 from redcloak.config import AuditConfig
-from redcloak.matrix import Graph
 from redcloak.report.table import Row, Table
+from redcloak.runtime.matrix import Graph
 from redcloak.stats import Sample
 from redcloak.subjects import load_subject
 from redcloak.suite import Suite, load

@@ -14,13 +14,13 @@ import torchmetrics.functional.image.lpips as theirs
 from torch import Tensor, nn
 from torchmetrics.image.kid import poly_mmd
 
-from redcloak import lpips as network
-from redcloak import mobilenet
 from redcloak.api import Context
 from redcloak.convert.lpips import convert, main
 from redcloak.errors import UserError
-from redcloak.features import middle
 from redcloak.metrics import kid, lpips, perceptual, spectrum
+from redcloak.models import lpips as network
+from redcloak.models import mobilenet
+from redcloak.models.features import middle
 from redcloak.rng import generator
 from redcloak.sets import contributions
 from redcloak.sets import kid as of_subsets

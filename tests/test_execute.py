@@ -14,12 +14,12 @@ from toy_stages import FUNCTION, contents, lattice, lines
 
 from redcloak.api import Needs
 from redcloak.errors import UserError
-from redcloak.execute import Event, StageError, run
-from redcloak.hardware import Hardware
-from redcloak.matrix import Graph
-from redcloak.pool import Pool, _interrupts_held, _Worker
-from redcloak.store import Store
-from redcloak.work import Task, _peak_memory_mb
+from redcloak.runtime.execute import Event, StageError, run
+from redcloak.runtime.hardware import Hardware
+from redcloak.runtime.matrix import Graph
+from redcloak.runtime.pool import Pool, _interrupts_held, _Worker
+from redcloak.runtime.store import Store
+from redcloak.runtime.work import Task, _peak_memory_mb
 
 BOTH = pytest.mark.parametrize("workers", [1, 2])
 
@@ -399,7 +399,7 @@ def test_a_function_that_is_not_there(store, log):
 def test_a_script_without_a_guard_is_told_so(tmp_path, log):
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys, pathlib, toy_stages as t\nfrom redcloak.execute import run\n"
+        "import sys, pathlib, toy_stages as t\nfrom redcloak.runtime.execute import run\n"
         "a, b = map(pathlib.Path, sys.argv[1:])\n"
         "run(t.lattice(b)[0], t.Store(a), t.FUNCTION, workers=2)\n"
     )

@@ -16,7 +16,6 @@ from fake_run import finished
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from redcloak import recognisers
 from redcloak.api import Context
 from redcloak.audit import Audit
 from redcloak.bench.config import MatrixConfig
@@ -28,11 +27,12 @@ from redcloak.cli import main
 from redcloak.config import AuditConfig, validate
 from redcloak.detection import Outcome, detect, one_person, people
 from redcloak.errors import UserError
-from redcloak.faces import Faces, VerifyFace
 from redcloak.images import save_images, to_tensor
 from redcloak.metrics.ims import Config, accept, ims
+from redcloak.models import recognisers
+from redcloak.models.faces import Faces, VerifyFace
+from redcloak.models.recognisers import AntelopeV2, ClipFaces, Dlib, recogniser
 from redcloak.portraits import subject
-from redcloak.recognisers import AntelopeV2, ClipFaces, Dlib, recogniser
 from redcloak.suite import Suite
 
 BACKENDS = {"verifyface": (128, 0.1), "dlib": (128, 0.01)}  # the size of an embedding, and a gap between people

@@ -124,7 +124,7 @@ def test_leaves_nothing_behind(tiny):
 
 
 def test_doctor_tells_what_fits(capsys, monkeypatch):
-    monkeypatch.setattr("redcloak.hardware.memory_mb", lambda: 680.0)
+    monkeypatch.setattr("redcloak.runtime.hardware.memory_mb", lambda: 680.0)
     assert main(["doctor", "--suite", "tiny"]) == 0
     told = capsys.readouterr().out
     assert "Training on suite tiny at 64 pixels" in told

@@ -15,7 +15,7 @@ from redcloak.api import Context
 from redcloak.errors import UserError
 from redcloak.grid import Grid, in_tiles, padded, starts
 from redcloak.images import on_lattice
-from redcloak.pixel import PixelDiffusion
+from redcloak.models.pixel import PixelDiffusion
 from redcloak.purify import gridpure
 from redcloak.rng import generators
 from redcloak.suite import Suite

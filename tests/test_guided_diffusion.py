@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from redcloak.convert.guided_diffusion import Shape, Tensors, convert, main, write
 from redcloak.errors import UserError
-from redcloak.pixel import PixelDiffusion
+from redcloak.models.pixel import PixelDiffusion
 
 
 class Checkpoint(dict[str, Tensor]):

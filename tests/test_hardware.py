@@ -3,7 +3,7 @@ import os
 import pytest
 
 from redcloak.api import Method, Needs
-from redcloak.hardware import Hardware, cores, gpus, memory_mb
+from redcloak.runtime.hardware import Hardware, cores, gpus, memory_mb
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from redcloak.faces import Faces
+from redcloak.models.faces import Faces
 from redcloak.stats import cluster_bootstrap, dyadic_bootstrap
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

@@ -13,11 +13,11 @@ from diffusers import DDPMScheduler
 from safetensors.torch import save_file
 from torch import Tensor
 
-from redcloak import lpips as network
 from redcloak.api import Context, Subject
 from redcloak.cli.options import configuration
 from redcloak.errors import UserError
-from redcloak.lpips import Lpips
+from redcloak.models import lpips as network
+from redcloak.models.lpips import Lpips
 from redcloak.padding import on_grid
 from redcloak.purify import impress, latent_diffpure, noisy_upscaling, vae_loop
 from redcloak.purify.latent_diffpure import ancestral, schedule

@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-import redcloak.lease
-from redcloak.lease import STALE_SECONDS, held, lease, sweep
+import redcloak.runtime.lease
+from redcloak.runtime.lease import STALE_SECONDS, held, lease, sweep
 
 HOLDER = """
 import pathlib, sys, time
-from redcloak.lease import lease
+from redcloak.runtime.lease import lease
 with lease(pathlib.Path(sys.argv[1]), "theirs") as ours:
     print(ours, flush=True)
     time.sleep(60)
@@ -108,7 +108,7 @@ def test_a_holder_elsewhere_lives_while_it_gives_signs(path, monkeypatch):
 
 
 def test_it_gives_signs(path, monkeypatch):
-    monkeypatch.setattr(redcloak.lease, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(redcloak.runtime.lease, "BEAT_SECONDS", 0.01)
     with lease(path):
         os.utime(path, (0, 0))
         end = time.monotonic() + 5

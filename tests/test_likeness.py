@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from redcloak import mobilenet as network
 from redcloak import packages, registry
 from redcloak.api import Context, Subject
 from redcloak.cli.options import configuration
 from redcloak.errors import UserError
-from redcloak.faces import Faces
-from redcloak.features import middle, normalised
 from redcloak.metrics import clip_i, dino, mobilenet, subject_detection
+from redcloak.models import mobilenet as network
+from redcloak.models.faces import Faces
+from redcloak.models.features import middle, normalised
 
 
 def cosines(ours: Tensor, theirs: Tensor) -> np.ndarray:

@@ -1,8 +1,8 @@
 import pytest
 
 from redcloak.errors import UserError
-from redcloak.matrix import Graph, Node, longest_paths
-from redcloak.store import Store
+from redcloak.runtime.matrix import Graph, Node, longest_paths
+from redcloak.runtime.store import Store
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_longest_paths(diamond):
 
 
 def test_a_shared_configuration_gives_the_same_key():
-    from redcloak.manifest import SCHEMA, Canonical, artifact_key, key_of
+    from redcloak.runtime.manifest import SCHEMA, Canonical, artifact_key, key_of
 
     config = {"name": 'a "quoted" ß', "sizes": (1, 2.0, -0.0), "deep": {"b": None, "a": True}}
     inputs = {"photos": "ab" * 32, "class_images": "cd" * 32}

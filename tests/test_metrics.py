@@ -11,7 +11,6 @@ from torch.nn.functional import normalize
 
 from redcloak.api import Context, Subject
 from redcloak.errors import UserError
-from redcloak.faces import Faces, VerifyFace
 from redcloak.metrics.alignment import Config as Alignment
 from redcloak.metrics.alignment import alignment, plain
 from redcloak.metrics.fidelity import Config as Fidelity
@@ -22,6 +21,7 @@ from redcloak.metrics.quality import Config as Quality
 from redcloak.metrics.quality import quality
 from redcloak.metrics.subject_detection import Config as SubjectDetection
 from redcloak.metrics.subject_detection import subject_detection
+from redcloak.models.faces import Faces, VerifyFace
 
 
 @pytest.fixture(params=["noise", "shift", "blur", "black"])

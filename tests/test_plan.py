@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from redcloak.api import Needs
-from redcloak.execute import _experience
-from redcloak.matrix import Graph, kin_of
-from redcloak.plan import BYTES, MODEL, PRIORS, History, Past, groups_of, plan
-from redcloak.store import Store
+from redcloak.runtime.execute import _experience
+from redcloak.runtime.matrix import Graph, kin_of
+from redcloak.runtime.plan import BYTES, MODEL, PRIORS, History, Past, groups_of, plan
+from redcloak.runtime.store import Store
 
 
 @pytest.fixture

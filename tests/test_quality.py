@@ -26,9 +26,9 @@ from redcloak import registry
 from redcloak.api import Context, Subject
 from redcloak.convert.liqe import convert, main
 from redcloak.errors import UserError
-from redcloak.liqe import DISTORTIONS, PATCHES, QUALITIES, SCENES, liqe, patches
 from redcloak.metrics import brisque, clip_iqa, niqe, overall
 from redcloak.metrics import liqe as liqe_metric
+from redcloak.models.liqe import DISTORTIONS, PATCHES, QUALITIES, SCENES, liqe, patches
 from redcloak.scenestats import fit
 from redcloak.suite import Suite
 

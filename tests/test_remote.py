@@ -7,13 +7,13 @@ import fsspec
 import pytest
 from toy_stages import FUNCTION, contents, lattice, lines
 
-import redcloak.remote
-from redcloak.execute import run
-from redcloak.manifest import MANIFEST, artifact_key
-from redcloak.patience import PAUSES, Patient
-from redcloak.places import open_store
-from redcloak.remote import RemoteStore
-from redcloak.store import Store, StoreError
+import redcloak.runtime.remote
+from redcloak.runtime.execute import run
+from redcloak.runtime.manifest import MANIFEST, artifact_key
+from redcloak.runtime.patience import PAUSES, Patient
+from redcloak.runtime.places import open_store
+from redcloak.runtime.remote import RemoteStore
+from redcloak.runtime.store import Store, StoreError
 
 
 @pytest.fixture
@@ -59,8 +59,10 @@ def test_what_one_machine_makes_another_reads(machine, memory):
 
 
 def test_the_manifest_comes_last(machine, memory, monkeypatch):
-    written, put = [], redcloak.remote._write
-    monkeypatch.setattr("redcloak.remote._write", lambda fs, path, data: written.append(path) or put(fs, path, data))
+    written, put = [], redcloak.runtime.remote._write
+    monkeypatch.setattr(
+        "redcloak.runtime.remote._write", lambda fs, path, data: written.append(path) or put(fs, path, data)
+    )
     key = make(machine("one"))
     assert written[-1].endswith(f"/{key}/{MANIFEST}")
     assert len(written) == 1 + 3  # the format, two files, the manifest
@@ -70,7 +72,7 @@ def test_the_manifest_comes_last(machine, memory, monkeypatch):
             raise ConnectionError("cable")
         put(fs, path, data)
 
-    monkeypatch.setattr("redcloak.remote._write", cut)
+    monkeypatch.setattr("redcloak.runtime.remote._write", cut)
     with pytest.raises(StoreError, match="ConnectionError: cable; is it reachable"):
         make(machine("one"), name="b")
     assert machine("two").open(artifact_key("protect", 1, {"name": "b"}, {})) is None
@@ -197,7 +199,7 @@ def test_leftovers_are_told_and_cleared_over_there(machine, memory):
 def test_nobody_keeps_an_old_listing(monkeypatch):
     asked = []
     monkeypatch.setattr("fsspec.url_to_fs", lambda uri, **options: asked.append(options) or ("fs", "base"))
-    patient, base = redcloak.remote._file_system("s3://bucket/name")
+    patient, base = redcloak.runtime.remote._file_system("s3://bucket/name")
     assert (patient._fs, base) == ("fs", "base")
     assert asked == [{"use_listings_cache": False}]
 
@@ -246,7 +248,7 @@ def test_hiccups_are_tried_again_and_what_is_certain_is_not(error, times, calls)
 
 
 def test_a_store_outlives_a_cut_of_the_cable(machine, memory, monkeypatch):
-    monkeypatch.setattr("redcloak.patience.PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("redcloak.runtime.patience.PAUSES", (0.0, 0.0))
     key = make(machine("one"))
     answers, cut = memory.cat_file, []
 
@@ -278,7 +280,7 @@ def test_a_manifest_may_not_write_elsewhere(machine, memory, tmp_path, name):
     files = {name: manifest.files["1.png"]}
     folder = tmp_path / "forged"
     folder.mkdir()
-    redcloak.remote.write(folder, manifest.model_copy(update={"files": files}))
+    redcloak.runtime.remote.write(folder, manifest.model_copy(update={"files": files}))
     memory.pipe_file(f"/bucket/store/artifacts/{key[:2]}/{key[2:4]}/{key}/{MANIFEST}", (folder / MANIFEST).read_bytes())
     with pytest.raises(StoreError, match="names a file outside of it") as told:
         machine("two").open(key)

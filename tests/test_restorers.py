@@ -19,16 +19,16 @@ from conftest import SPEC
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from redcloak import sdx4
 from redcloak.api import Context, Subject
 from redcloak.arms import Builder
 from redcloak.config import AuditConfig, Choice
 from redcloak.convert import safetensors as convert
 from redcloak.errors import UserError
+from redcloak.models import sdx4
+from redcloak.models.restorers import network
 from redcloak.purify import codeformer, gfpgan, nafnet, restore, scunet, sd_x4, swinir
 from redcloak.purify.upscale import resize
 from redcloak.registry import load
-from redcloak.restorers import network
 from redcloak.rng import generators
 from redcloak.stages import purify as stage
 from redcloak.suite import Suite
@@ -299,7 +299,7 @@ def test_a_package_that_is_missing(name: str, absent: str, words: str, checkpoin
 
 def test_a_slot_asks_for_the_extra_of_a_non_commercial_network(checkpoints, monkeypatch):
     assert network(checkpoints("gfpgan"), (), "cpu").architecture == "GFPGAN"
-    monkeypatch.setattr("redcloak.restorers.find_spec", lambda name: None)
+    monkeypatch.setattr("redcloak.models.restorers.find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "spandrel_extra_arches", None)
     with pytest.raises(UserError, match=r"pip install 'redcloak\[restore-nc\]'"):
         network(checkpoints("gfpgan"), (), "cpu")

@@ -1,8 +1,8 @@
 import pytest
 
 from redcloak.api import Needs
-from redcloak.matrix import Graph
-from redcloak.schedule import Schedule
+from redcloak.runtime.matrix import Graph
+from redcloak.runtime.schedule import Schedule
 
 
 def anything(needs):

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import redcloak.contents
-import redcloak.store
+import redcloak.runtime.contents
+import redcloak.runtime.store
 from redcloak.errors import UserError
-from redcloak.manifest import MANIFEST, artifact_key, key_of, plain
-from redcloak.store import Store, StoreError
+from redcloak.runtime.manifest import MANIFEST, artifact_key, key_of, plain
+from redcloak.runtime.store import Store, StoreError
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 values = st.recursive(
@@ -178,8 +178,8 @@ def test_publishing_replaces_a_damaged_artifact_that_nobody_opened(store):
 
 
 def test_files_are_hashed_once_per_process(store, monkeypatch):
-    key, opened, digest = make(store), [], redcloak.contents._digest
-    monkeypatch.setattr("redcloak.contents._digest", lambda path: opened.append(path.name) or digest(path))
+    key, opened, digest = make(store), [], redcloak.runtime.contents._digest
+    monkeypatch.setattr("redcloak.runtime.contents._digest", lambda path: opened.append(path.name) or digest(path))
     for _ in range(3):
         assert store.open(key) is not None
     assert sorted(opened) == ["0.png", "1.png"]
@@ -195,7 +195,7 @@ def test_first_publisher_wins(store):
 
 
 def test_what_comes_into_place_while_one_looks_stays(store, monkeypatch):
-    read = redcloak.store.read
+    read = redcloak.runtime.store.read
 
     def slowly(folder):
         seen = read(folder)
@@ -203,7 +203,7 @@ def test_what_comes_into_place_while_one_looks_stays(store, monkeypatch):
         make(store)
         return seen
 
-    monkeypatch.setattr("redcloak.store.read", slowly)
+    monkeypatch.setattr("redcloak.runtime.store.read", slowly)
     key = artifact_key("protect", 1, {"name": "a"}, {})
     store.open(key)
     monkeypatch.undo()
@@ -240,7 +240,7 @@ def test_concurrent_publishers(tmp_path):
 @pytest.mark.parametrize("collected", [True, False])
 def test_leftovers_of_the_dead_are_swept_and_of_the_living_kept(store, collected):
     script = (
-        "import os, sys, pathlib, redcloak.store as s\n"
+        "import os, sys, pathlib, redcloak.runtime.store as s\n"
         "with s.Store(pathlib.Path(sys.argv[1])).publish('x', 1, {}, {}) as draft:\n"
         "    (draft.folder / 'half').write_text('half'); os.kill(os.getpid(), 9)"
     )
@@ -254,8 +254,8 @@ def test_leftovers_of_the_dead_are_swept_and_of_the_living_kept(store, collected
 
 
 def test_everything_is_on_the_disk_before_it_is_in_place(store, monkeypatch):
-    seen, flush, rename = [], redcloak.contents.flush, Path.rename
-    for module in (redcloak.contents, redcloak.store):
+    seen, flush, rename = [], redcloak.runtime.contents.flush, Path.rename
+    for module in (redcloak.runtime.contents, redcloak.runtime.store):
         monkeypatch.setattr(module, "flush", lambda path: seen.append(path.name) or flush(path))
     monkeypatch.setattr(Path, "rename", lambda path, target: seen.append("rename") or rename(path, target))
     key = make(store)

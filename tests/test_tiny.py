@@ -15,10 +15,10 @@ import torch
 
 from redcloak.audit import Audit
 from redcloak.config import AuditConfig, Choice
-from redcloak.execute import Event
 from redcloak.images import linf_on_disk, list_images
 from redcloak.report.model import read_report
 from redcloak.report.table import Table
+from redcloak.runtime.execute import Event
 from redcloak.suite import SUITES, load
 
 

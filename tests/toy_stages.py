@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 from redcloak.errors import UserError
-from redcloak.execute import run
-from redcloak.matrix import Graph, Node
-from redcloak.store import Store
+from redcloak.runtime.execute import run
+from redcloak.runtime.matrix import Graph, Node
+from redcloak.runtime.store import Store
 
 FUNCTION = f"{Path(__file__).stem}:toy"
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from redcloak.nets import ImageTower
+from redcloak.models.nets import ImageTower
 from redcloak.portraits import draw_shot
 from redcloak.portraits.degrade import degrade
 from redcloak.portraits.words import FLAWS, PRAISE

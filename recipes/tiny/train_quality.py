@@ -16,7 +16,7 @@ from torch import Tensor
 from train_restorer import clean_sources, pick
 
 from redcloak.metrics.fidelity import ssim
-from redcloak.nets import Quality
+from redcloak.models.nets import Quality
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from degradations import degrade, tensor
 from export import save_module
 from torch import Tensor
 
-from redcloak.nets import Restorer
+from redcloak.models.nets import Restorer
 
 
 def gradients(x: Tensor) -> tuple[Tensor, Tensor]:

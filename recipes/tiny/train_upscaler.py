@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from train_restorer import distance, pick
 
-from redcloak.nets import Upscaler
+from redcloak.models.nets import Upscaler
 
 SIDE = 64
 

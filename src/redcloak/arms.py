@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from redcloak.config import Choice
-from redcloak.matrix import Node
 from redcloak.nodes import Nodes
 from redcloak.prompts import NONE, Decoupling
 from redcloak.report.model import CLEAN, PROTECTED, RANDOM_NOISE, RED_TEAM, UNTUNED
 from redcloak.report.model import Arm as ArmSummary
 from redcloak.report.table import Row, Source
-from redcloak.store import Artifact
+from redcloak.runtime.matrix import Node
+from redcloak.runtime.store import Artifact
 
 WordPart = Literal["identifier", "text_encoder"]
 

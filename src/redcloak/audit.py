@@ -19,18 +19,18 @@ from redcloak.checks import Run, run_checks
 from redcloak.config import AuditConfig, Choice
 from redcloak.configured import configured, needs, templates
 from redcloak.errors import UserError
-from redcloak.execute import Event, run
 from redcloak.images import check_writable, list_images, read_image
-from redcloak.matrix import Graph, Node
-from redcloak.places import open_store
-from redcloak.plan import Plan
-from redcloak.plan import plan as plan_graph
 from redcloak.prompts import check_named, check_words
 from redcloak.report.build import ArmPictures, Drawn, build
 from redcloak.report.model import MethodUsed, Report, summarise
 from redcloak.report.table import Table, write_whole
 from redcloak.report.verdict import verdict
-from redcloak.store import Artifact, Store
+from redcloak.runtime.execute import Event, run
+from redcloak.runtime.matrix import Graph, Node
+from redcloak.runtime.places import open_store
+from redcloak.runtime.plan import Plan
+from redcloak.runtime.plan import plan as plan_graph
+from redcloak.runtime.store import Artifact, Store
 from redcloak.subjects import Photos, load_subjects, pair
 from redcloak.suite import Suite
 from redcloak.suite import load as load_suite
@@ -218,7 +218,7 @@ class Audit:
         return {key: score for name in names for key, score in registry.load("metrics", name).method.scores.items()}
 
     def _methods(self) -> tuple[MethodUsed, ...]:
-        from redcloak.recognisers import LICENSES
+        from redcloak.models.recognisers import LICENSES
 
         methods = []
         for kind, name, faces in used(self.config, self.suite):

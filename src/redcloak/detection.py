@@ -14,8 +14,8 @@ from pathlib import Path
 from torch import Tensor
 
 from redcloak.errors import UserError
-from redcloak.faces import FaceBackend, Faces
 from redcloak.images import read_image, to_tensor
+from redcloak.models.faces import FaceBackend, Faces
 from redcloak.subjects import Photos
 
 

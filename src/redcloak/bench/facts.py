@@ -9,7 +9,7 @@ from typing import Any
 
 from redcloak.bench.grid import Arm
 from redcloak.bench.results import Cell
-from redcloak.store import Artifact, Store
+from redcloak.runtime.store import Artifact, Store
 
 
 @dataclass

@@ -17,10 +17,10 @@ from redcloak.bench.config import AXES, NOTHING, PLAIN, MatrixConfig, Option, Pe
 from redcloak.bench.digests import Digests
 from redcloak.config import Choice
 from redcloak.errors import UserError, unknown
-from redcloak.matrix import Graph, Node
 from redcloak.nodes import Nodes
 from redcloak.prompts import NONE
 from redcloak.report.model import CLEAN, RANDOM_NOISE, UNTUNED
+from redcloak.runtime.matrix import Graph, Node
 from redcloak.suite import load as load_suite
 
 BASELINES = (UNTUNED, CLEAN, RANDOM_NOISE)

@@ -25,10 +25,10 @@ from redcloak.bench.board import Board, Standing, TeamCell
 from redcloak.bench.grid import NO_BUDGET, Arm
 from redcloak.bench.results import by
 from redcloak.images import Picture, fit, list_images, read_image
-from redcloak.matrix import Node
 from redcloak.report.model import CLEAN
 from redcloak.report.template import environment
-from redcloak.store import Artifact
+from redcloak.runtime.matrix import Node
+from redcloak.runtime.store import Artifact
 
 LARGEST = 96  # pixels of a side
 PICTURES = 6_000_000  # bytes of all pictures together

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redcloak.bench.grid import Matrix
-from redcloak.matrix import Node
 from redcloak.needs import backbone_bytes
-from redcloak.plan import Plan
-from redcloak.plan import plan as plan_graph
-from redcloak.store import Store
+from redcloak.runtime.matrix import Node
+from redcloak.runtime.plan import Plan
+from redcloak.runtime.plan import plan as plan_graph
+from redcloak.runtime.store import Store
 from redcloak.suite import load
 
 
@@ -31,7 +31,7 @@ def plan(
     targets: Sequence[Node] | None = None,
     anew: bool = False,
 ) -> MatrixPlan:
-    """What a run of ``matrix`` for ``targets`` (all) would do (see :func:`redcloak.plan.plan`)."""
+    """What a run of ``matrix`` for ``targets`` (all) would do (see :func:`redcloak.runtime.plan.plan`)."""
     targets = matrix.targets() if targets is None else targets
     model = backbone_bytes(load(matrix.config.suite))
     found = plan_graph(matrix.graph, store, workers, beside, targets, anew, model)

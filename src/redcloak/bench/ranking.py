@@ -15,8 +15,8 @@ from redcloak.bench.grid import BASELINES, NO_BUDGET, Arm, Matrix
 from redcloak.bench.lacking import Lacking
 from redcloak.bench.results import Place, Results, by, teams_of
 from redcloak.report.model import CLEAN, PRIMARY, RANDOM_NOISE, UNTUNED
+from redcloak.runtime.store import Store
 from redcloak.stats import Estimate, Sample, cluster_bootstrap, least_difference, paired_difference, recovered
-from redcloak.store import Store
 
 
 def board(matrix: Matrix, results: Results, store: Store, arms: list[Arm], failures: Iterable[Failure]) -> Board:

@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 from redcloak.bench.config import NOTHING, PLAIN
 from redcloak.bench.grid import NO_BUDGET, Arm, Axes, Matrix
 from redcloak.errors import UserError
-from redcloak.matrix import Node
 from redcloak.report.table import Source, write_whole
+from redcloak.runtime.matrix import Node
+from redcloak.runtime.store import Artifact
 from redcloak.stats import Sample
-from redcloak.store import Artifact
 
 Thing = TypeVar("Thing")
 Place = tuple[str, str]  # protection, budget

@@ -27,14 +27,14 @@ from redcloak.bench.results import Results
 from redcloak.config import Choice
 from redcloak.configured import needs, templates
 from redcloak.errors import UserError
-from redcloak.execute import Event, run
 from redcloak.images import check_writable
-from redcloak.lease import lease
-from redcloak.matrix import Graph, Node
-from redcloak.places import existing, open_store
 from redcloak.prompts import check_words
 from redcloak.report.table import write_whole
-from redcloak.store import Artifact, Store
+from redcloak.runtime.execute import Event, run
+from redcloak.runtime.lease import lease
+from redcloak.runtime.matrix import Graph, Node
+from redcloak.runtime.places import existing, open_store
+from redcloak.runtime.store import Artifact, Store
 from redcloak.suite import Suite
 from redcloak.suite import load as load_suite
 

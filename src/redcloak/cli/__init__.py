@@ -92,7 +92,7 @@ def _failed(error: Exception) -> int:
     """Tell what is no :class:`UserError`: wrong usage in a line, a failed stage by its trace; the rest is raised."""
     if hasattr(error, "format_message"):  # the parser's errors, which typer takes from click or brings along
         return _complain(" ".join(error.format_message().split()), 2)
-    from redcloak.execute import StageError
+    from redcloak.runtime.execute import StageError
 
     if isinstance(error, StageError):
         return _complain(str(error), 1)

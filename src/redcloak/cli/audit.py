@@ -14,8 +14,8 @@ from redcloak.cli.text import aligned, document, interval
 
 if TYPE_CHECKING:
     from redcloak.config import AuditConfig
-    from redcloak.plan import Plan
     from redcloak.report.model import Report
+    from redcloak.runtime.plan import Plan
 
 SHOWN = {"identity_zero": "identity", "face_found": "face found", "quality": "quality"}
 
@@ -105,7 +105,7 @@ def _run(config: AuditConfig, out: Path, store: str | None, force: bool) -> Repo
 def _plan(config: AuditConfig, out: Path, store: str | None) -> Plan:
     """The plan of an audit that is prepared aside: planning makes neither the output folder nor the store."""
     from redcloak.audit import Audit
-    from redcloak.places import find_store
+    from redcloak.runtime.places import find_store
 
     kept = store or str(out / "store")
     there = find_store(kept)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from redcloak.bench.care import Wanting
     from redcloak.bench.config import MatrixConfig
     from redcloak.bench.grid import Matrix
-    from redcloak.store import Store
+    from redcloak.runtime.store import Store
 
 app = typer.Typer(
     name="bench",
@@ -114,7 +114,7 @@ def plan(
     if _is_study(matrix, only, subject):
         return study.plan(matrix, out, store, workers, json)
     from redcloak.bench.plan import plan as planned
-    from redcloak.places import find_store
+    from redcloak.runtime.places import find_store
 
     config = matrix_config(matrix, only, workers=workers, subjects=subject)
     where = options.folder(config.protocol, out)
@@ -211,7 +211,7 @@ def why(
     Example: redcloak bench why quick "protect: pid@11, drawn:100"
     """
     from redcloak.bench import care
-    from redcloak.places import existing
+    from redcloak.runtime.places import existing
 
     config = matrix_config(matrix, subjects=subject)
     where = options.folder(config.protocol, out)
@@ -240,7 +240,7 @@ def gc(
     from redcloak.bench import care
     from redcloak.bench.config import protocol_of
     from redcloak.bench.run import only_driver
-    from redcloak.places import existing
+    from redcloak.runtime.places import existing
 
     where = options.folder(protocol_of(matrices[0]), out)
     kept = existing(store or where / "store", read_only=not delete)
@@ -294,7 +294,7 @@ def verify(
     Example: redcloak bench verify bench-quick/store
     """
     from redcloak.bench import care
-    from redcloak.places import existing
+    from redcloak.runtime.places import existing
 
     found = list(care.verify(existing(store)))
     bad = [(key, stage, file) for key, stage, file in found if file]

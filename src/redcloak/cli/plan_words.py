@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from redcloak.cli.text import aligned
 
 if TYPE_CHECKING:
-    from redcloak.plan import Plan
+    from redcloak.runtime.plan import Plan
 
 
 def told(plan: Plan) -> str:

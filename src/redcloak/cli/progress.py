@@ -12,8 +12,8 @@ import typer
 
 if TYPE_CHECKING:
     from redcloak.api import Progress
-    from redcloak.execute import Event
-    from redcloak.plan import Plan
+    from redcloak.runtime.execute import Event
+    from redcloak.runtime.plan import Plan
 
 EVERY_SECONDS = 10.0  # between two lines about one stage where there is no terminal
 

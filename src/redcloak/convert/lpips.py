@@ -22,7 +22,7 @@ def convert(trunk: Path, heads: Path, out: Path) -> int:
     Raises:
         UserError: an input is no checkpoint of plain tensors, or the two do not make LPIPS.
     """
-    from redcloak.lpips import load
+    from redcloak.models.lpips import load
 
     tensors = {name: value for name, value in read(trunk).items() if name.startswith("features.")}
     for name, value in read(heads).items():

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from redcloak.clip import Clip
-from redcloak.clip_folder import from_folder
 from redcloak.errors import UserError
+from redcloak.models.clip import Clip
+from redcloak.models.clip_folder import from_folder
 from redcloak.suite import Suite
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from redcloak.api import Subject
-from redcloak.clip import Clip
 from redcloak.diagnose.misalignment import Concepts, embedded, measure
 from redcloak.errors import UserError
+from redcloak.models.clip import Clip
 from redcloak.protect.matched_noise import radial_energy, radii
 from redcloak.suite import Suite
 

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from redcloak.api import Score
 from redcloak.backbone import Backbone
-from redcloak.clip import Clip
 from redcloak.errors import UserError
+from redcloak.models.clip import Clip
 from redcloak.stats import Estimate, Floats, cluster_bootstrap
 
 Given = Sequence[Tensor | None]  # images, their clean photos, pictures of the class

@@ -13,7 +13,6 @@ from torch import Tensor
 from redcloak import __version__, registry
 from redcloak.api import Context, Subject
 from redcloak.backbone import Backbone
-from redcloak.clip import Clip
 from redcloak.concepts import TITLES, prompts
 from redcloak.config import AuditConfig
 from redcloak.diagnose.clips import clips
@@ -27,6 +26,7 @@ from redcloak.drawing import as_trained, backbone_of, guidance_of
 from redcloak.errors import UserError, unknown
 from redcloak.generate import Sampling, generate
 from redcloak.images import Picture, load_images, to_uint8
+from redcloak.models.clip import Clip
 from redcloak.outputs import deliver, workspace
 from redcloak.parts import check_model
 from redcloak.report.table import Table, write_whole

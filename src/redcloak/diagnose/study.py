@@ -19,9 +19,9 @@ from redcloak.arms import Arm, Builder
 from redcloak.bench.config import yaml_values
 from redcloak.config import AuditConfig, Choice, Strict, SubjectConfig, transport, validate
 from redcloak.diagnose.verdicts import Margins
-from redcloak.matrix import Graph
 from redcloak.prompts import NONE, Decoupling
 from redcloak.report.model import Arm as ArmSummary
+from redcloak.runtime.matrix import Graph
 from redcloak.subjects import load_subjects
 from redcloak.suite import load as load_suite
 

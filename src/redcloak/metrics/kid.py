@@ -11,11 +11,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from redcloak import mobilenet
 from redcloak.api import Context, Method, Score
 from redcloak.config import MethodConfig
 from redcloak.errors import UserError
 from redcloak.metrics.dino import seen
+from redcloak.models import mobilenet
 from redcloak.sets import contributions
 
 METHOD = Method(

@@ -7,10 +7,10 @@ from pathlib import Path
 from pydantic import Field
 from torch import Tensor
 
-from redcloak import liqe as model
 from redcloak.api import Context, Method, Score
 from redcloak.config import MethodConfig
 from redcloak.errors import UserError
+from redcloak.models import liqe as model
 
 METHOD = Method(
     title="LIQE",

@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from redcloak import lpips as network
 from redcloak.api import Context, Method, Score
 from redcloak.config import MethodConfig
 from redcloak.errors import UserError
+from redcloak.models import lpips as network
 
 METHOD = Method(
     title="LPIPS",

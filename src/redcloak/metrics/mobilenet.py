@@ -6,11 +6,11 @@ from importlib.metadata import version
 
 from torch import Tensor
 
-from redcloak import mobilenet as network
 from redcloak.api import Context, Method, Score
 from redcloak.config import MethodConfig
-from redcloak.features import mean_cosine
 from redcloak.metrics.dino import seen
+from redcloak.models import mobilenet as network
+from redcloak.models.features import mean_cosine
 
 SIDE = 224
 METHOD = Method(

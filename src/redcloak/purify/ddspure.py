@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from redcloak.api import Context, Method
 from redcloak.errors import UserError
 from redcloak.grid import in_tiles
-from redcloak.pixel import PixelConfig, PixelDiffusion
+from redcloak.models.pixel import PixelConfig, PixelDiffusion
 from redcloak.purify.diffpure import resized, unfinished
 
 METHOD = Method(

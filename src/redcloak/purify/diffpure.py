@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from redcloak.api import Context, Method
 from redcloak.errors import UserError
 from redcloak.grid import in_tiles
-from redcloak.pixel import PixelConfig, PixelDiffusion, pictures, respaced
+from redcloak.models.pixel import PixelConfig, PixelDiffusion, pictures, respaced
 from redcloak.purify.upscale import resize
 from redcloak.rng import randn
 

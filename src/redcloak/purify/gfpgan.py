@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from redcloak.align import restore_faces
 from redcloak.api import Context, Method
-from redcloak.restorers import NetworkConfig
+from redcloak.models.align import restore_faces
+from redcloak.models.restorers import NetworkConfig
 
 METHOD = Method(
     title="GFPGAN",

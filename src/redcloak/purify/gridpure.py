@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
 from redcloak.grid import Grid, padded
-from redcloak.pixel import PixelConfig
+from redcloak.models.pixel import PixelConfig
 
 METHOD = Method(
     title="GrIDPure (pixel diffusion in a grid of tiles)",

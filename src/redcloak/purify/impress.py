@@ -10,11 +10,11 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from redcloak import lpips as network
 from redcloak.api import Context, Method
 from redcloak.ascent import group_size
 from redcloak.config import MethodConfig, later
 from redcloak.errors import UserError
+from redcloak.models import lpips as network
 from redcloak.padding import on_grid
 from redcloak.rng import randn
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.restorers import NetworkConfig
+from redcloak.models.restorers import NetworkConfig
 
 METHOD = Method(
     title="NAFNet",

@@ -11,10 +11,10 @@ from pydantic import Field, field_validator
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Machine, Method
-from redcloak.cascade import Cascade
 from redcloak.config import MethodConfig
 from redcloak.errors import UserError
-from redcloak.pixel import CLEAN, PixelDiffusion, sections
+from redcloak.models.cascade import Cascade
+from redcloak.models.pixel import CLEAN, PixelDiffusion, sections
 from redcloak.purify.upscale import prompt_of, resize
 
 METHOD = Method(

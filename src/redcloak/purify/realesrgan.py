@@ -8,10 +8,10 @@ from functools import lru_cache
 from pydantic import Field
 from torch import Generator, Tensor
 
-from redcloak import ncnn_weights
 from redcloak.api import Context, Method
 from redcloak.config import MethodConfig, transport
-from redcloak.ncnn_weights import Graph
+from redcloak.models import ncnn_weights
+from redcloak.models.ncnn_weights import Graph
 from redcloak.purify.upscale import resize
 from redcloak.tiles import enlarged
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pydantic import Field
 from torch import Generator, Tensor
 
-from redcloak import sdx4
 from redcloak.api import Context, Method
 from redcloak.config import MethodConfig
+from redcloak.models import sdx4
 from redcloak.purify.upscale import prompt_of, resize
 
 METHOD = Method(

@@ -8,8 +8,8 @@ from typing import ClassVar
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
+from redcloak.models.restorers import NetworkConfig
 from redcloak.purify.upscale import resize
-from redcloak.restorers import NetworkConfig
 
 METHOD = Method(
     title="SwinIR",

@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from redcloak import ncnn_weights
 from redcloak.api import Context, Method
 from redcloak.config import MethodConfig
 from redcloak.memory import at_once
-from redcloak.ncnn_weights import Graph
+from redcloak.models import ncnn_weights
+from redcloak.models.ncnn_weights import Graph
 from redcloak.purify.upscale import resize
 from redcloak.tiles import enlarged
 

@@ -22,10 +22,10 @@ from typing import Self
 
 from redcloak.api import Needs
 from redcloak.errors import UserError
-from redcloak.hardware import Hardware
-from redcloak.places import open_store
-from redcloak.store import Store
-from redcloak.work import Message, Send, Task, perform
+from redcloak.runtime.hardware import Hardware
+from redcloak.runtime.places import open_store
+from redcloak.runtime.store import Store
+from redcloak.runtime.work import Message, Send, Task, perform
 
 GRACE_SECONDS = 2.0  # for a worker to end by itself; it is killed then
 ROUNDING = 1e-9  # of sums of fractions

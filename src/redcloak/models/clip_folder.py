@@ -1,4 +1,4 @@
-"""A local folder of a transformers CLIP as a :class:`redcloak.clip.Clip`: checked first, read from safetensors only.
+"""A local folder of a transformers CLIP as a :class:`redcloak.models.clip.Clip`: checked, read from safetensors only.
 
 Cite: Radford et al., ICML 2021; Cherti et al., "Reproducible scaling laws for contrastive language-image learning",
 CVPR 2023 (OpenCLIP).
@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from redcloak.clip import Clip
 from redcloak.errors import UserError
+from redcloak.models.clip import Clip
 from redcloak.parts import PICKLES
 
 MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from redcloak.manifest import MANIFEST
+from redcloak.runtime.manifest import MANIFEST
 
 
 def settle(folder: Path) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 An object store renames nothing, so that an artifact becomes visible by its ``stage.json``, which is written last. Its
 files are named by their own SHA-256: two workers that publish the same key at the same time cannot mix their files, and
-whoever writes ``stage.json`` last wins whole. What fails for the moment is tried again (:mod:`redcloak.patience`).
-Leases hold among the processes of one machine; across machines the same work may be done twice, which does no harm.
+whoever writes ``stage.json`` last wins whole. What fails for the moment is tried again
+(:mod:`redcloak.runtime.patience`). Leases hold among the processes of one machine; across machines the same work may be
+done twice, which does no harm.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from redcloak.errors import UserError
-from redcloak.failures import Failures
-from redcloak.manifest import MANIFEST, Manifest, parse, write
-from redcloak.patience import Patient
-from redcloak.store import FORMAT, Artifact, Store, StoreError, check_format
+from redcloak.runtime.failures import Failures
+from redcloak.runtime.manifest import MANIFEST, Manifest, parse, write
+from redcloak.runtime.patience import Patient
+from redcloak.runtime.store import FORMAT, Artifact, Store, StoreError, check_format
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 

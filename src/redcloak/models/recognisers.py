@@ -1,4 +1,4 @@
-"""Other yardsticks of identity than YuNet and SFace, behind the same Protocol: :class:`redcloak.faces.FaceBackend`.
+"""Other yardsticks of identity than YuNet and SFace, behind the same :class:`redcloak.models.faces.FaceBackend`.
 
 A finding about faces that holds for one recogniser alone is a finding about that recogniser. Nothing here is imported
 before it is asked for, and nothing is downloaded: where a package or its weights are absent, one line says so.
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from redcloak.errors import UserError
-from redcloak.faces import FaceBackend, Faces, VerifyFace, enlarged
 from redcloak.images import file_digest, to_uint8
+from redcloak.models.faces import FaceBackend, Faces, VerifyFace, enlarged
 from redcloak.packages import folder
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from redcloak.api import Needs
-from redcloak.matrix import Node, longest_paths
+from redcloak.runtime.matrix import Node, longest_paths
 
 
 class Schedule:

@@ -15,11 +15,11 @@ from typing import Protocol, Self
 
 from redcloak.api import Needs
 from redcloak.errors import unknown
-from redcloak.matrix import Graph, Node
-from redcloak.plan import History
-from redcloak.schedule import Schedule
-from redcloak.store import Store, StoreError
-from redcloak.work import Event, Failure, Message, Send, StageError, Task, perform
+from redcloak.runtime.matrix import Graph, Node
+from redcloak.runtime.plan import History
+from redcloak.runtime.schedule import Schedule
+from redcloak.runtime.store import Store, StoreError
+from redcloak.runtime.work import Event, Failure, Message, Send, StageError, Task, perform
 
 __all__ = ["Event", "Executor", "Failure", "Outcome", "StageError", "run"]
 
@@ -237,11 +237,11 @@ def _executor(
     if name == "local" and not address:
         if workers == 1:
             return _Here(store, threads)
-        from redcloak.pool import Pool
+        from redcloak.runtime.pool import Pool
 
         return Pool(store, workers, threads)
     if name == "ray":
-        from redcloak.cluster import Cluster
+        from redcloak.runtime.cluster import Cluster
 
         return Cluster(store.uri, address, workers, threads)
     raise unknown("executor", chosen, ("local", "ray", "ray:ADDRESS"))

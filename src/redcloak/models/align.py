@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from redcloak.api import Progress
-    from redcloak.faces import FaceBackend
+    from redcloak.models.faces import FaceBackend
 
 SIDE = 512
 FEATHER = 64  # pixels of the square over which a restored face fades into the picture

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from redcloak.api import Needs, Progress
 from redcloak.errors import UserError
-from redcloak.matrix import Node
-from redcloak.store import Store, StoreError
+from redcloak.runtime.matrix import Node
+from redcloak.runtime.store import Store, StoreError
 
 
 @dataclass(frozen=True)

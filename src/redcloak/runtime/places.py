@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from redcloak.errors import UserError
-from redcloak.store import Store
+from redcloak.runtime.store import Store
 
 
 def find_store(place: str | Path) -> Store | None:
@@ -37,7 +37,7 @@ def open_store(place: str | Path, read_only: bool = False) -> Store:
         StoreError: it cannot be reached or used.
     """
     if "://" in str(place):
-        from redcloak.remote import RemoteStore
+        from redcloak.runtime.remote import RemoteStore
 
         return RemoteStore(str(place), read_only)
     return Store(Path(place), read_only)

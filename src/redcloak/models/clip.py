@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from redcloak.features import resized
+from redcloak.models.features import resized
 
 
 @dataclass
@@ -35,13 +35,13 @@ class Clip:
         openai/clip-vit-base-patch32.
         """
         if (folder / "config.json").is_file():
-            from redcloak.clip_folder import from_folder
+            from redcloak.models.clip_folder import from_folder
 
             return from_folder(folder, device)
         from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
         from redcloak.backbone import quietly
-        from redcloak.nets import ImageTower
+        from redcloak.models.nets import ImageTower
 
         image = ImageTower.from_folder(folder / "image").to(device)
         with quietly():

@@ -1,6 +1,6 @@
 """The super-resolution stage of a pixel cascade (DeepFloyd IF-II): a pixel model that sees a picture and words, too.
 
-Behind :class:`redcloak.pixel.PixelDiffusion` it is one more model that predicts the noise in a state.
+Behind :class:`redcloak.models.pixel.PixelDiffusion` it is one more model that predicts the noise in a state.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from redcloak.api import Machine
 from redcloak.backbone import quietly
 from redcloak.errors import UserError
 from redcloak.memory import placed
+from redcloak.models.pixel import PixelDiffusion
 from redcloak.parts import check_part
-from redcloak.pixel import PixelDiffusion
 from redcloak.rng import randn
 
 PARTS = ("unet", "scheduler", "text_encoder", "tokenizer")

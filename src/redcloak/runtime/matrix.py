@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from redcloak.api import Needs
-from redcloak.manifest import Canonical, artifact_key
+from redcloak.runtime.manifest import Canonical, artifact_key
 
 ONE_CORE = Needs()
 Kin = tuple[str, ...]  # a stage, and the fingerprints of the models that it runs

@@ -18,8 +18,8 @@ from typing import Any, Self
 
 from redcloak.api import Needs
 from redcloak.errors import UserError
-from redcloak.store import StoreError
-from redcloak.work import Message, Send, Task, perform
+from redcloak.runtime.store import StoreError
+from redcloak.runtime.work import Message, Send, Task, perform
 
 POLL_SECONDS = 0.5  # between two looks at the progress of what runs
 CAPACITY_SECONDS = 2.0  # for which the answer to "what has the cluster?" is taken to hold
@@ -38,7 +38,7 @@ class Worker:
     def __init__(self, uri: str, threads: int) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # before anything imports torch
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        from redcloak.places import open_store
+        from redcloak.runtime.places import open_store
 
         self.store, self.said = open_store(uri), Message("started", "")
 

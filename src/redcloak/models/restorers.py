@@ -20,15 +20,15 @@ from pydantic import Field, field_validator
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from redcloak.align import restore_faces
 from redcloak.api import Progress, silent
 from redcloak.config import MethodConfig
 from redcloak.errors import UserError
 from redcloak.memory import at_once
+from redcloak.models.align import restore_faces
 from redcloak.parts import PICKLES
 
 if TYPE_CHECKING:
-    from redcloak.faces import FaceBackend
+    from redcloak.models.faces import FaceBackend
     from redcloak.suite import Enlarge, Restore
 
 OF_FACES = ("CodeFormer", "GFPGAN")
@@ -275,7 +275,7 @@ def upscaler(folder: Path, device: str) -> Enlarge:
     file knows neither prompt nor noise.
     """
     if (folder / "model_index.json").is_file():
-        from redcloak.sdx4 import enlarge, load
+        from redcloak.models.sdx4 import enlarge, load
 
         pipeline = load(folder, device)
         return lambda images, prompt, level, generators, added=None: enlarge(

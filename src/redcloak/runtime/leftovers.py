@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Set
 from pathlib import Path
 
-from redcloak.lease import alive
+from redcloak.runtime.lease import alive
 
 OLD_SECONDS = 86_400.0  # after which a draft of another machine, which cannot be asked, counts as left behind
 

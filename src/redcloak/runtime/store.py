@@ -22,12 +22,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from redcloak.contents import damage, files_of, flush, settle, weight
 from redcloak.errors import UserError
-from redcloak.failures import Failures
-from redcloak.lease import held, lease, sweep
-from redcloak.leftovers import left, sweep_drafts
-from redcloak.manifest import MANIFEST, Manifest, artifact_key, libraries, plain, read, write
+from redcloak.runtime.contents import damage, files_of, flush, settle, weight
+from redcloak.runtime.failures import Failures
+from redcloak.runtime.lease import held, lease, sweep
+from redcloak.runtime.leftovers import left, sweep_drafts
+from redcloak.runtime.manifest import MANIFEST, Manifest, artifact_key, libraries, plain, read, write
 
 FORMAT = 1  # of the store's folders; a store of a higher number was made by a newer redcloak
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -106,7 +106,7 @@ class Store:
 
     @contextmanager
     def lease(self, key: str, run: str = "") -> Iterator[bool]:
-        """Whether the work on ``key`` is ours for this block; else another is at it (see :mod:`redcloak.lease`)."""
+        """Whether the work on ``key`` is ours for this block; else another is at it (:mod:`redcloak.runtime.lease`)."""
         with ExitStack() as stack:
             with self._explained(FULL | REFUSED):
                 ours = stack.enter_context(lease(self._leases / key, run))

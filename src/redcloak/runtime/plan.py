@@ -15,10 +15,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from redcloak.hardware import memory_mb
-from redcloak.manifest import Manifest, key_of
-from redcloak.matrix import Graph, Node, kin_of, longest_paths
-from redcloak.store import Store
+from redcloak.runtime.hardware import memory_mb
+from redcloak.runtime.manifest import Manifest, key_of
+from redcloak.runtime.matrix import Graph, Node, kin_of, longest_paths
+from redcloak.runtime.store import Store
 
 PRIORS = {
     "photos": 0.5,
