@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
 from redcloak.api import Context, Kind
@@ -21,6 +22,10 @@ from redcloak.portraits import subject
 from redcloak.registry import Entry, load
 from redcloak.runtime.matrix import Graph, Node
 from redcloak.suite import Suite
+
+# A loaded machine is no failure, and everybody's run tries the same examples.
+settings.register_profile("patient", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "tiny"
 SPEC = """\

@@ -31,7 +31,7 @@ def spread(images: Tensor) -> Tensor:
     return (torch.arange(images.numel()).reshape(images.shape) % 7) / 6
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(PHOTOS, FLOATS, BUDGETS)
 def test_the_nearest_picture_of_the_lattice_inside_the_ball(clean, images, budget):
     result = quantise(torch.from_numpy(images), torch.from_numpy(clean).float() / 255, Budget.of_255(budget))
@@ -44,7 +44,7 @@ def test_the_nearest_picture_of_the_lattice_inside_the_ball(clean, images, budge
     assert (reached <= distance.min(-1) + 1e-3).all()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(PHOTOS, FLOATS, BUDGETS)
 def test_on_the_lattice_once_is_on_the_lattice_for_good(clean, images, budget):
     origin, ball = torch.from_numpy(clean).float() / 255, Budget.of_255(budget)
@@ -53,7 +53,7 @@ def test_on_the_lattice_once_is_on_the_lattice_for_good(clean, images, budget):
     assert torch.equal(quantise(origin, origin, ball), origin)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(PHOTOS, FLOATS, BUDGETS)
 def test_projection_stays_in_the_ball_and_moves_no_further_than_it_must(clean, images, budget):
     origin, free, ball = torch.from_numpy(clean).float() / 255, torch.from_numpy(images), Budget.of_255(budget)

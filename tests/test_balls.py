@@ -21,7 +21,7 @@ def rms(offset: Tensor) -> Tensor:
     return offset.double().flatten(1).pow(2).mean(1).sqrt()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(PHOTOS, MOVED, st.floats(0.5, 64))
 def test_an_l2_ball_holds_after_projection_and_on_the_lattice(clean, images, budget):
     origin, ball = torch.from_numpy(clean).float() / 255, Budget.of_255(budget, "l2")

@@ -286,7 +286,7 @@ def test_what_is_read_without_its_last_bytes_has_every_pixel(tmp_path, kind, opt
         assert read is None or np.array_equal(read, expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_damage_gives_a_picture_or_a_user_error(tmp_path_factory, data):
     kind, options = data.draw(st.sampled_from([entry for entry in SAVED_AS if entry[0] != "TIFF"]))
@@ -364,7 +364,7 @@ def test_every_8_bit_value_survives_the_round_trip_exactly():
     assert torch.equal(images.on_lattice(tensor), tensor)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(-2, 3, width=32), min_size=12, max_size=12))
 def test_lattice_is_what_a_saved_file_holds(values):
     tensor = torch.tensor(values).reshape(1, 3, 2, 2)
