@@ -7,7 +7,8 @@ a perfect model would reach. ``--set`` tries other settings of DreamBooth.
 
 from __future__ import annotations
 
-from redcloak.config import Choice, parse_settings
+from redcloak.config import Choice
+from redcloak.parsing import parse_settings
 from redcloak.report.table import Source
 from redcloak.stats import cluster_bootstrap
 from sweep import config, drawn, options, sweep

@@ -12,7 +12,7 @@ from redcloak import registry
 from redcloak.bench.config import MatrixConfig, load
 from redcloak.bench.grid import Matrix
 from redcloak.bench.plan import plan
-from redcloak.config import validate
+from redcloak.parsing import validate
 
 
 def main() -> None:

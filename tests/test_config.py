@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from redcloak.config import AuditConfig, Choice, Strict, later, parse_settings, read_yaml, transport, validate
+from redcloak.config import AuditConfig, Choice, Strict, later, transport
 from redcloak.errors import UserError
+from redcloak.parsing import parse_settings, read_yaml, validate
 from redcloak.registry import load
 
 WRITTEN = """

@@ -24,7 +24,7 @@ from redcloak.bench.grid import Matrix
 from redcloak.bench.run import check_people
 from redcloak.checks import run_checks
 from redcloak.cli import main
-from redcloak.config import AuditConfig, validate
+from redcloak.config import AuditConfig
 from redcloak.detection import Outcome, detect, one_person, people
 from redcloak.errors import UserError
 from redcloak.images import save_images, to_tensor
@@ -32,6 +32,7 @@ from redcloak.metrics.ims import Config, accept, ims
 from redcloak.models import recognisers
 from redcloak.models.faces import Faces, VerifyFace
 from redcloak.models.recognisers import AntelopeV2, ClipFaces, Dlib, recogniser
+from redcloak.parsing import validate
 from redcloak.portraits import subject
 from redcloak.suite import Suite
 

@@ -314,7 +314,7 @@ def test_huge_png_is_refused_from_its_header(tmp_path, side, sound):
 
 
 def test_the_limit_itself_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "MAX_PIXELS", 24 * 32)
+    monkeypatch.setattr("redcloak.decoding.MAX_PIXELS", 24 * 32)
     assert images.read_image(write(tmp_path / "a.png", encode(photo()))).shape == (24, 32, 3)
     with pytest.raises(UserError, match="33x24"):
         images.read_image(write(tmp_path / "a.png", encode(photo(24, 33))))

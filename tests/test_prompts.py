@@ -7,8 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from redcloak.api import Subject
-from redcloak.config import AuditConfig, validate
+from redcloak.config import AuditConfig
 from redcloak.errors import UserError
+from redcloak.parsing import validate
 from redcloak.prompts import NONE, Decoupling, check_words
 from redcloak.suite import Suite
 

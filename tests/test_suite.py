@@ -14,7 +14,8 @@ from diffusers import DDPMScheduler
 
 from redcloak import suite as suites
 from redcloak.errors import UserError
-from redcloak.suite import Suite, _noise_spread
+from redcloak.models.slots import noise_spread
+from redcloak.suite import Suite
 
 
 @pytest.fixture
@@ -296,8 +297,8 @@ def test_the_upscaler_s_noise_is_that_of_the_x4_upscaler():
     schedule = DDPMScheduler(1000, 0.0001, 0.02, "scaled_linear")
     spread = (1 - schedule.alphas_cumprod).sqrt() / 2  # its pictures are in [-1, 1], ours in [0, 1]
     for level in (1, 20, 100, 350):
-        assert _noise_spread(level) == pytest.approx(float(spread[level]), rel=1e-4)
-    assert _noise_spread(0) == 0
+        assert noise_spread(level) == pytest.approx(float(spread[level]), rel=1e-4)
+    assert noise_spread(0) == 0
 
 
 def test_the_upscaler_is_told_the_noise_that_was_added(suite: Suite, photos: torch.Tensor):

@@ -16,19 +16,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
+from redcloak.decoding import decode
 from redcloak.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,30 +30,7 @@ if TYPE_CHECKING:
 
 Picture = NDArray[np.uint8]
 
-MAX_PIXELS = 64_000_000
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-
-# A reader is chosen by the first bytes of the file and called directly: `Image.open` would warn about a large
-# picture before its size can be looked at here, and would try every plugin that is installed.
-_READERS: dict[bytes, type[ImageFile]] = {
-    b"\x89PNG": PngImageFile,
-    b"\xff\xd8\xff": JpegImageFile,
-    b"RIFF": WebPImageFile,
-    b"BM": BmpImageFile,
-    b"II": TiffImageFile,
-    b"MM": TiffImageFile,
-    b"GIF8": GifImageFile,
-}
-_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -87,13 +58,13 @@ def read_image(path: Path) -> Picture:
 
     Raises:
         UserError: the file is missing, empty, damaged, no picture, has 32-bit pixels (they have no fixed
-            range), or is larger than ``MAX_PIXELS`` (refused from its header, before it is decoded).
+            range), or is larger than ``decoding.MAX_PIXELS`` (refused from its header, before it is decoded).
     """
     try:
         if not path.is_file():  # also keeps a pipe or a device from blocking for ever
             raise UserError(f"picture {str(path)!r} is not a file: check the path.")
         with path.open("rb") as file:
-            return np.array(_to_rgb(_decode(file, path)))
+            return np.array(decode(file, str(path)))
     except UserError:
         raise
     except Exception as error:  # decoders raise anything on a damaged file, from SyntaxError to struct.error
@@ -286,38 +257,6 @@ def _natural(name: str) -> tuple[list[tuple[bool, int, str]], str]:
     """Digits compare as numbers and before letters; the name itself tells ``1.png`` from ``01.png``."""
     runs = re.findall(r"([0-9]+)|([^0-9]+)", name)
     return [(not digits, int(digits or 0), text.casefold()) for digits, text in runs], name
-
-
-def _decode(file: IO[bytes], path: Path) -> Image.Image:
-    head = file.read(8)
-    if not head:
-        raise UserError(f"picture {str(path)!r} is empty (0 bytes): export it again.")
-    reader = next((reader for magic, reader in _READERS.items() if head.startswith(magic)), None)
-    if reader is None:
-        raise UserError(f"picture {str(path)!r} is not PNG, JPEG, WebP, BMP, TIFF or GIF inside: convert it.")
-    file.seek(0)
-    image = reader(file, str(path))
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        limit = f"{MAX_PIXELS // 1_000_000} million pixels"
-        raise UserError(f"picture {str(path)!r} is {width}x{height}, over {limit}: scale it down.")
-    image.load()
-    turn = None
-    with suppress(Exception):  # a broken EXIF block is no reason to refuse sound pixels
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-    return image if turn is None else image.transpose(turn)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        wide = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError("32-bit pixels have no fixed range")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
 def _distinct(names: Sequence[str]) -> Iterator[str]:

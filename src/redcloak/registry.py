@@ -65,7 +65,7 @@ class Entry:
 
     def configure(self, **settings: Any) -> MethodConfig:
         """Validate settings against the method's own configuration."""
-        from redcloak.config import validate
+        from redcloak.parsing import validate
 
         return validate(self.config, settings, f"{KINDS[self.kind]} {self.name!r}")
 

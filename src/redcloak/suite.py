@@ -10,46 +10,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from redcloak import light
-from redcloak.api import CPU, Machine, Progress, silent
-from redcloak.config import read_yaml, validate
+from redcloak.api import CPU, Machine
 from redcloak.errors import UserError, unknown
+from redcloak.parsing import read_yaml, validate
 from redcloak.parts import PARTS, check_model, check_part
 from redcloak.suite_spec import SuiteSpec, from_hub, on_machine, plain
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
     from redcloak.backbone import Backbone
     from redcloak.models.clip import Clip
     from redcloak.models.faces import FaceBackend
     from redcloak.models.pixel import PixelDiffusion
+    from redcloak.models.slots import Enlarge, Rate, Restore
 
 SUITES = Path(__file__).parent / "suites"
 SLOTS = ("backbone", "clip", "restorer", "upscaler", "quality", "pixel")
 PRECISE = {"backbone", "pixel"}  # the slots that compute in the machine's precision
-
-
-class Restore(Protocol):
-    """A restorer: images in [0, 1] and fidelity in [0, 1] -> images of the same size.
-
-    One that looks for faces tells ``progress`` in how many images it found none.
-    """
-
-    def __call__(self, images: Tensor, fidelity: float, progress: Progress = silent) -> Tensor: ...
-
-
-class Enlarge(Protocol):
-    """An upscaler; it is told of ``noise_level``, and adds noise of the level ``added``, by default the same."""
-
-    def __call__(
-        self, images: Tensor, prompt: str, noise_level: int, generators: Sequence[Generator], added: int | None = None
-    ) -> Tensor: ...
 
 
 class Suite:
@@ -195,47 +179,16 @@ class Suite:
     @cached_property
     def restorer(self) -> Restore:
         """Images in [0, 1] and fidelity in [0, 1] -> restored images of the same size."""
-        import torch
+        from redcloak.models import slots
 
-        from redcloak.models import restorers
-        from redcloak.models.nets import Restorer
-
-        folder = self._there("restorer")
-        if not (folder / "config.json").is_file():
-            return restorers.restorer(folder, self.device, self.faces)
-        net = Restorer.from_folder(folder).to(self.device)
-
-        def restore(images: Tensor, fidelity: float, progress: Progress = silent) -> Tensor:
-            trust = torch.full((len(images),), fidelity, device=self.device)
-            restored: Tensor = net(images.to(self.device), trust)
-            return restored.clamp(0, 1).to(images.device)
-
-        return restore
+        return slots.restorer(self._there("restorer"), self.device, lambda: self.faces)
 
     @cached_property
     def upscaler(self) -> Enlarge:
         """Images, a prompt, a noise level and one generator per image -> images four times as large."""
-        import torch
+        from redcloak.models import slots
 
-        from redcloak.models import restorers
-        from redcloak.models.nets import Upscaler
-        from redcloak.rng import randn
-
-        folder = self._there("upscaler")
-        if not (folder / "config.json").is_file():
-            return restorers.upscaler(folder, self.device)
-        net = Upscaler.from_folder(folder).to(self.device)
-
-        def upscale(
-            images: Tensor, prompt: str, noise_level: int, generators: Sequence[Generator], added: int | None = None
-        ) -> Tensor:
-            spread = _noise_spread(noise_level if added is None else added)
-            noisy = images.to(self.device) + spread * randn(images, generators).to(self.device)
-            level = torch.full((len(images),), _noise_spread(noise_level), device=self.device)
-            large: Tensor = net(noisy, level)
-            return large.clamp(0, 1).to(images.device)
-
-        return upscale
+        return slots.upscaler(self._there("upscaler"), self.device)
 
     @cached_property
     def pixel(self) -> PixelDiffusion:
@@ -266,25 +219,11 @@ class Suite:
         return distance
 
     @cached_property
-    def quality(self) -> Callable[[Tensor], Tensor]:
+    def quality(self) -> Rate:
         """Images in [0, 1] -> no-reference quality from 1 to 5, ``(N,)``."""
-        import torch
+        from redcloak.models import slots
 
-        from redcloak.models.nets import Quality
-
-        folder = self._there("quality")
-        if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "clip":
-            from redcloak.models.liqe import liqe
-
-            return liqe(folder, self.device)
-        net = Quality.from_folder(folder).to(self.device)
-
-        def score(images: Tensor) -> Tensor:
-            with torch.no_grad():
-                values: Tensor = net(images.to(self.device))
-            return values.cpu()
-
-        return score
+        return slots.quality(self._there("quality"), self.device)
 
     def fingerprint_of_faces(self) -> str:
         """What determines the scores of faces; of the default without loading the models, nor torch."""
@@ -304,18 +243,6 @@ class Suite:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _noise_spread(level: int) -> float:
-    """The standard deviation, in [0, 1] units, of the x4 upscaler's noise schedule at a step.
-
-    The schedule of the Stable Diffusion x4 upscaler: scaled-linear betas from 0.0001 to 0.02 over 1000 steps.
-    """
-    power = 1.0
-    for step in range(level + 1 if level else 0):
-        root = 0.0001**0.5 + (0.02**0.5 - 0.0001**0.5) * step / 999
-        power *= 1 - root**2
-    return float((1 - power) ** 0.5 / 2)
 
 
 def names() -> list[str]:

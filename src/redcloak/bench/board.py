@@ -14,8 +14,9 @@ from typing import Any
 from pydantic import Field
 
 from redcloak.bench.config import NOTHING, PLAIN
-from redcloak.config import Strict, read_versioned
+from redcloak.config import Strict
 from redcloak.errors import UserError
+from redcloak.parsing import read_versioned
 from redcloak.report.model import StoredEstimate
 
 SCHEMA_VERSION = 2  # 2: what a row lacks, critical flags, what ran; the interval covers that the strongest was picked

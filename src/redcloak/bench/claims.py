@@ -25,8 +25,9 @@ from pydantic import Field
 from redcloak.bench.board import Board, Standing, read_board
 from redcloak.bench.compare import changes
 from redcloak.bench.config import NOTHING, PLAIN
-from redcloak.config import Strict, read_versioned
+from redcloak.config import Strict
 from redcloak.errors import UserError
+from redcloak.parsing import read_versioned
 from redcloak.registry import describe
 from redcloak.report.model import CLEAN, StoredEstimate
 from redcloak.report.table import write_whole

@@ -16,8 +16,9 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from redcloak.api import Policy, Precision
-from redcloak.config import AuditConfig, Chain, Choice, Strict, SubjectConfig, read_yaml, transport, validate
+from redcloak.config import AuditConfig, Chain, Choice, Strict, SubjectConfig, transport
 from redcloak.errors import UserError, unknown
+from redcloak.parsing import read_yaml, validate
 from redcloak.prompts import NONE, Decoupling
 
 PROTOCOLS = Path(__file__).parents[1] / "protocols" / "bench"

@@ -63,7 +63,8 @@ def configuration(
 
     ``main`` is the field whose method takes the settings that name no method; ``asked`` what the photos are called.
     """
-    from redcloak.config import AuditConfig, validate
+    from redcloak.config import AuditConfig
+    from redcloak.parsing import validate
 
     values = _written(file) if file else {}
     values |= {name: value for name, value in flags.items() if value is not None}
@@ -81,7 +82,7 @@ def configuration(
 def _written(file: Path) -> dict[str, Any]:
     """The values of a YAML file, or of a shipped protocol where a bare name is no file here."""
     from redcloak import protocols
-    from redcloak.config import read_yaml
+    from redcloak.parsing import read_yaml
 
     bare = not file.suffix and file.parent == Path() and not file.exists()
     return protocols.settings(file.name) if bare else read_yaml(file)
@@ -90,7 +91,8 @@ def _written(file: Path) -> dict[str, Any]:
 def _with_settings(config: AuditConfig, pairs: list[str], main: str | None) -> AuditConfig:
     """``--set`` in its three forms: a field, a part's field (subject.class_noun), or a method's knob."""
     from redcloak import registry
-    from redcloak.config import AuditConfig, validate
+    from redcloak.config import AuditConfig
+    from redcloak.parsing import validate
 
     values = config.model_dump(mode="json")
     chains = [*values["purifiers"], values["red_team"], [values["protection"]], [values["trainer"]]]
@@ -126,7 +128,7 @@ def _only(choices: list[dict[str, Any]], name: str) -> dict[str, Any]:
 
 def _parse(pairs: list[str]) -> dict[str, Any]:
 
-    from redcloak.config import parse_settings
+    from redcloak.parsing import parse_settings
 
     return parse_settings(pairs)
 

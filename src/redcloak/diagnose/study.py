@@ -17,8 +17,9 @@ from pydantic import Field
 from redcloak import registry
 from redcloak.arms import Arm, Builder
 from redcloak.bench.config import yaml_values
-from redcloak.config import AuditConfig, Choice, Strict, SubjectConfig, transport, validate
+from redcloak.config import AuditConfig, Choice, Strict, SubjectConfig, transport
 from redcloak.diagnose.verdicts import Margins
+from redcloak.parsing import validate
 from redcloak.prompts import NONE, Decoupling
 from redcloak.report.model import Arm as ArmSummary
 from redcloak.runtime.matrix import Graph

@@ -29,7 +29,7 @@ from redcloak.parts import PICKLES
 
 if TYPE_CHECKING:
     from redcloak.models.faces import FaceBackend
-    from redcloak.suite import Enlarge, Restore
+    from redcloak.models.slots import Enlarge, Restore
 
 OF_FACES = ("CodeFormer", "GFPGAN")
 NON_COMMERCIAL = ("CodeFormer", "GFPGAN")  # spandrel itself has GFPGAN; it is kept behind the same extra

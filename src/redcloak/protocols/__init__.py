@@ -26,7 +26,7 @@ def names() -> list[str]:
 
 def read(name: str) -> dict[str, Any]:
     """A protocol as it is stored: ``version``, ``title``, ``cite`` and ``settings``."""
-    from redcloak.config import read_yaml
+    from redcloak.parsing import read_yaml
 
     if name not in names():
         raise unknown("protocol", name, names(), "Or give --config a YAML file.")
@@ -45,7 +45,8 @@ def changed(config: AuditConfig) -> tuple[str, ...]:
     Raises:
         UserError: the protocol is not known here in that version.
     """
-    from redcloak.config import AuditConfig, validate
+    from redcloak.config import AuditConfig
+    from redcloak.parsing import validate
 
     if config.protocol is None:
         return ()

@@ -12,7 +12,8 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from redcloak.api import Flag, Score
-from redcloak.config import Strict, read_versioned
+from redcloak.config import Strict
+from redcloak.parsing import read_versioned
 from redcloak.report.comparisons import differences, measured_by, one_by_one
 from redcloak.report.names import CLEAN, PRIMARY, PROTECTED, RANDOM_NOISE, RED_TEAM, UNTUNED
 from redcloak.report.table import Scores, Source
