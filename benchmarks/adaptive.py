@@ -12,10 +12,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from redcloak import masking, registry
+from redcloak import registry
 from redcloak.api import Flag
 from redcloak.arms import Arm, Builder
 from redcloak.config import Choice
+from redcloak.crafting import masking
 from redcloak.report.table import Table
 from redcloak.stats import Sample, cluster_bootstrap, expected
 from sweep import Sweep, config, drawn, options, sweep

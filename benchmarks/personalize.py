@@ -31,7 +31,7 @@ from redcloak.personalize.lora import Config as Lora
 from redcloak.personalize.lora import lora, projections
 from redcloak.rng import generator
 from redcloak.suite import load
-from redcloak.together import Job, together, worn
+from redcloak.training.together import Job, together, worn
 
 SUBJECTS, LR = 4, 3e-4
 

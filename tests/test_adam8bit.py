@@ -9,12 +9,12 @@ import torch
 from conftest import checksum
 from torch import Tensor, nn
 
-from redcloak.adam8bit import BLOCK, SMALL, Adam8bit, dequantise, levels, quantise
 from redcloak.api import Context
 from redcloak.backbone import Backbone
-from redcloak.checkpoint import FileCheckpoint
 from redcloak.registry import load
 from redcloak.rng import generator
+from redcloak.runtime.checkpoint import FileCheckpoint
+from redcloak.training.adam8bit import BLOCK, SMALL, Adam8bit, dequantise, levels, quantise
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -118,7 +118,8 @@ def test_two_bytes_a_parameter():
 def test_a_trainer_takes_it_and_goes_on_after_a_kill(
     photos: Tensor, context: Context, backbone: Backbone, tmp_path, monkeypatch: pytest.MonkeyPatch
 ):
-    from redcloak import adam8bit, checkpoint
+    from redcloak.runtime import checkpoint
+    from redcloak.training import adam8bit
 
     monkeypatch.setattr(checkpoint, "COST", 0)
     monkeypatch.setattr(adam8bit, "SMALL", 64)  # so that something of the small model is kept in 8 bits

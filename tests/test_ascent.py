@@ -9,10 +9,10 @@ from hypothesis.extra import numpy as arrays
 from torch import Tensor, nn
 
 from redcloak.api import Budget, Context
-from redcloak.ascent import Plan, ascend, constant, decaying, direction
 from redcloak.backbone import Backbone
-from redcloak.balls import project, quantise, random_start
-from redcloak.objectives import denoising, encoder_distance, value_and_gradient
+from redcloak.crafting.ascent import Plan, ascend, constant, decaying, direction
+from redcloak.crafting.balls import project, quantise, random_start
+from redcloak.crafting.objectives import denoising, encoder_distance, value_and_gradient
 from redcloak.rng import generators
 
 ELEVEN = Budget.of_255(11)

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
 from redcloak.api import Budget
-from redcloak.balls import project, quantise, random_start
+from redcloak.crafting.balls import project, quantise, random_start
 from redcloak.rng import generators
 
 SHAPE = (2, 3, 8, 8)

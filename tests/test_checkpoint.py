@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from redcloak import checkpoint
 from redcloak.api import Context
-from redcloak.checkpoint import FileCheckpoint
 from redcloak.registry import load, names
 from redcloak.rng import generator, generators
+from redcloak.runtime import checkpoint
+from redcloak.runtime.checkpoint import FileCheckpoint
 
 SHORT = {
     "advdm": {"steps": 5, "step_size": 3.0},

@@ -177,7 +177,8 @@ def test_a_step_gives_the_pixels_of_the_audit(here: Path, suite, photos):
 
 def test_a_killed_protection_goes_on(here: Path, suite, photos, capsys, monkeypatch):
     """Killed after three steps of eight; the same command refuses to drop them, and --resume ends as if unharmed."""
-    from redcloak import ascent, checkpoint
+    from redcloak.crafting import ascent
+    from redcloak.runtime import checkpoint
 
     advdm = ("protect", photos, "--with", "advdm", "--set", "steps=8", "--set", "class_images=0", "--suite", suite)
     assert run(*advdm, "--out", "whole") == 0
@@ -243,8 +244,8 @@ def test_any_diffusers_folder_is_a_suite(here: Path, suite, photos, capsys):
 
 def test_a_killed_training_goes_on(here: Path, suite, photos, capsys, monkeypatch):
     """As with a protection: nothing is dropped by mistake, and --resume ends as if unharmed."""
-    from redcloak import checkpoint
-    from redcloak.training import FineTune
+    from redcloak.runtime import checkpoint
+    from redcloak.training.finetuning import FineTune
 
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
     monkeypatch.setattr(checkpoint, "COST", 0)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from redcloak.api import Context
 from redcloak.config import Choice
-from redcloak.diffjpeg import CHROMA, LUMA, coded, diffjpeg, quantised, rounded, table
+from redcloak.crafting.diffjpeg import CHROMA, LUMA, coded, diffjpeg, quantised, rounded, table
+from redcloak.crafting.lens import ChainLens
 from redcloak.images import to_tensor, to_uint8
-from redcloak.lens import ChainLens
 from redcloak.portraits import subject
 from redcloak.purify import jpeg
 from redcloak.registry import load

@@ -12,12 +12,12 @@ from torch import Tensor
 from redcloak.api import Context, NoCheckpoint
 from redcloak.backbone import Backbone
 from redcloak.errors import UserError
-from redcloak.fitting import instance_prompts
 from redcloak.prompts import Decoupling
 from redcloak.registry import load
 from redcloak.rng import generator
-from redcloak.training import FineTune, Latents
-from redcloak.vocabulary import add_words
+from redcloak.training.finetuning import FineTune, Latents
+from redcloak.training.fitting import instance_prompts
+from redcloak.training.vocabulary import add_words
 
 DREAMBOOTH = load("personalize", "dreambooth")
 

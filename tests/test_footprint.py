@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from redcloak import footprint as module
-from redcloak.adam8bit import levels
 from redcloak.api import Machine
 from redcloak.backbone import Backbone
 from redcloak.cli import main
 from redcloak.errors import UserError
-from redcloak.footprint import KINDS, STEPS, WAYS, configurations, footprint
 from redcloak.generate import Sampling, generate
 from redcloak.memory import AT_ONCE, at_once
 from redcloak.suite import Suite, load
-from redcloak.training import Latents
+from redcloak.training import footprint as module
+from redcloak.training.adam8bit import levels
+from redcloak.training.finetuning import Latents
+from redcloak.training.footprint import KINDS, STEPS, WAYS, configurations, footprint
 
 PLAIN = {"as it is": WAYS["as it is"]}
 
@@ -159,7 +159,7 @@ def test_a_trainer_that_says_nothing_of_its_parameters_is_counted(tiny, monkeypa
     from redcloak.personalize.lora import Config
 
     whole = footprint(tiny, "lora", PLAIN)["as it is"]
-    monkeypatch.delattr("redcloak.fitting.TrainerConfig.changes")
+    monkeypatch.delattr("redcloak.training.fitting.TrainerConfig.changes")
     monkeypatch.delattr(Config, "changes")
     assert footprint(tiny, "lora", PLAIN)["as it is"] > whole  # all that may train has a copy
 

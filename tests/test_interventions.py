@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from redcloak.api import Context
-from redcloak.constrained import ConstrainedConfig, constrained
+from redcloak.crafting.constrained import ConstrainedConfig, constrained
+from redcloak.crafting.embeddings import embedding_distance, latent_shift, text_preference
+from redcloak.crafting.objectives import EVERY, value_and_gradient
 from redcloak.diagnose.interventions import spectrum_apart
 from redcloak.diagnose.misalignment import measure
-from redcloak.embeddings import embedding_distance, latent_shift, text_preference
 from redcloak.errors import UserError
 from redcloak.images import on_lattice
-from redcloak.objectives import EVERY, value_and_gradient
 from redcloak.protect.matched_noise import match, radial_energy, radial_power, radii
 from redcloak.registry import load
 from redcloak.rng import generators

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from redcloak.api import Context
 from redcloak.config import Choice
-from redcloak.lens import ChainLens, MixedLens, lens
+from redcloak.crafting.lens import ChainLens, MixedLens, lens
 from redcloak.protect import adaptive, advdm
 from redcloak.purify import gaussian, jpeg
 from redcloak.registry import load, names

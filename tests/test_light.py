@@ -51,7 +51,7 @@ def test_without_torch_the_same_is_known():
     )
     lightly, keys_lightly, modules = json.loads(run.stdout)
     assert not {"torch", "diffusers", "transformers", "cv2"} & set(modules)
-    assert "redcloak.surrogate~light" in modules
+    assert "redcloak.crafting.surrogate~light" in modules
     for kind in get_args(Kind):
         for name in registry.names(kind):
             registry.load(kind, name)  # now `describe` gives this

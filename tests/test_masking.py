@@ -8,11 +8,11 @@ import torch
 from fake_run import arm, finished
 from torch import Generator, Tensor
 
-from redcloak import masking
 from redcloak.api import Context
 from redcloak.checks import run_checks
 from redcloak.config import Choice
-from redcloak.lens import gradient_share, lens
+from redcloak.crafting import masking
+from redcloak.crafting.lens import gradient_share, lens
 from redcloak.protect import adaptive
 from redcloak.rng import generators
 from redcloak.stats import Sample, expected

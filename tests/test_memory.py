@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from redcloak import memory
 from redcloak.api import Budget, Context, Machine
-from redcloak.ascent import Plan, ascend
+from redcloak.crafting.ascent import Plan, ascend
+from redcloak.crafting.objectives import denoising, value_and_gradient
+from redcloak.crafting.surrogate import Surrogate, SurrogateConfig
 from redcloak.memory import Aside, must_park
-from redcloak.objectives import denoising, value_and_gradient
 from redcloak.registry import load
 from redcloak.rng import generator, generators
 from redcloak.suite import Suite
-from redcloak.surrogate import Surrogate, SurrogateConfig
 from redcloak.tiles import spans, tiled
-from redcloak.training import FineTune, Latents, trainable
+from redcloak.training.finetuning import FineTune, Latents, trainable
 
 SHORT = {"rounds": 2, "clean_steps": 2, "ascent_steps": 2, "protected_steps": 2, "lr": 3e-3}
 LONG = {
@@ -208,7 +208,7 @@ def test_large_photos_that_climb_together_go_singly(photos: Tensor, context: Con
     plan = Plan(Budget.of_255(8), 1 / 255, 2)
     results = []
     for size in (128 * 128, 1):
-        monkeypatch.setattr("redcloak.ascent.SMALL", size)
+        monkeypatch.setattr("redcloak.crafting.ascent.SMALL", size)
         results.append(ascend(photos, photos, objective, generators(0, "p", 3), plan, together=True))
     assert seen == [(3, slice(0, 3))] * 2 + [(1, slice(row, row + 1)) for row in range(3)] * 2
     assert (results[0] - results[1]).abs().mean() < 0.3 / 255

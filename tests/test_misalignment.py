@@ -10,8 +10,8 @@ from torch import Tensor
 
 from redcloak import suite as suites
 from redcloak.api import Context
-from redcloak.balls import quantise
 from redcloak.config import ProtectConfig
+from redcloak.crafting.balls import quantise
 from redcloak.diagnose.clips import clips, from_folder
 from redcloak.diagnose.misalignment import SCORES, Cloud, Concepts, difference, embedded, measure
 from redcloak.errors import UserError

@@ -16,12 +16,12 @@ from redcloak.api import Context
 from redcloak.backbone import Backbone
 from redcloak.errors import UserError
 from redcloak.images import to_tensor
-from redcloak.noise_words import kinds, settle, spectra, teach
 from redcloak.portraits import subject
 from redcloak.prompts import Decoupling
 from redcloak.purify.gaussian import blur
 from redcloak.rng import generator
-from redcloak.vocabulary import restored
+from redcloak.training.noise_words import kinds, settle, spectra, teach
+from redcloak.training.vocabulary import restored
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from redcloak.personalize.lora import adapted, projections
 from redcloak.registry import load, names
 from redcloak.rng import generator, generators, randn
 from redcloak.suite import Suite
-from redcloak.training import Latents
+from redcloak.training.finetuning import Latents
 
 TRAINERS = names("personalize")
 PROMPT = "a photo of sks person"

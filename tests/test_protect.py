@@ -8,11 +8,11 @@ from conftest import checksum
 from torch import Tensor
 
 from redcloak.api import Context, Subject
+from redcloak.crafting.objectives import denoising
+from redcloak.crafting.surrogate import Surrogate
 from redcloak.images import to_uint8
-from redcloak.objectives import denoising
 from redcloak.protect import advdm, aspl, none, photoguard, random_noise
 from redcloak.rng import generators
-from redcloak.surrogate import Surrogate
 
 ASPL = {"rounds": 1, "clean_steps": 1, "ascent_steps": 2, "protected_steps": 1, "lr": 3e-3, "step_size": 3.0}
 

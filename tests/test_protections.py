@@ -13,15 +13,21 @@ from PIL import Image
 from torch import Tensor
 
 from redcloak.api import Context
-from redcloak.attention import recorded
+from redcloak.crafting.attention import recorded
+from redcloak.crafting.objectives import (
+    encoder_error,
+    one_by_one,
+    predicted_target,
+    score_distillation,
+    value_and_gradient,
+)
+from redcloak.crafting.surrogate import Surrogate, SurrogateConfig, stream_of
+from redcloak.crafting.targets import target_image
+from redcloak.crafting.transforms import blur_each, flip_and_blur
 from redcloak.errors import UserError
-from redcloak.objectives import encoder_error, one_by_one, predicted_target, score_distillation, value_and_gradient
 from redcloak.protect.shuffled import shuffle_phases
 from redcloak.registry import load
 from redcloak.rng import generators, randint, randn
-from redcloak.surrogate import Surrogate, SurrogateConfig, stream_of
-from redcloak.targets import target_image
-from redcloak.transforms import blur_each, flip_and_blur
 
 SURROGATE = {"lr": 3e-3, "batch": 1}
 
@@ -227,7 +233,7 @@ def test_decoupling_s_own_words_reach_the_surrogate(photos: Tensor, context: Con
 
 
 def test_one_model_twice_is_no_ensemble(photos: Tensor, context: Context, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("redcloak.ensemble._other", lambda name, _: context.suite.backbone)
+    monkeypatch.setattr("redcloak.crafting.ensemble._other", lambda name, _: context.suite.backbone)
     with pytest.raises(UserError, match="twice"):
         protect("easpl", photos, context, surrogates=("same",), rounds=1)
 

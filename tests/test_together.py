@@ -16,7 +16,7 @@ from redcloak.errors import UserError
 from redcloak.personalize.lora import Config, lora, projections
 from redcloak.prompts import Decoupling
 from redcloak.rng import generator
-from redcloak.together import Job, together, worn
+from redcloak.training.together import Job, together, worn
 
 
 @pytest.fixture

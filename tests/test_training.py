@@ -14,7 +14,7 @@ from redcloak.backbone import Backbone
 from redcloak.errors import UserError
 from redcloak.personalize.dreambooth import Config, dreambooth
 from redcloak.prompts import Decoupling
-from redcloak.training import FineTune, Latents, Prior, trainable
+from redcloak.training.finetuning import FineTune, Latents, Prior, trainable
 
 INSTANCE, CLASS = "a photo of sks person", "a photo of person"
 

@@ -15,7 +15,7 @@ from redcloak.backbone import Backbone
 from redcloak.errors import UserError
 from redcloak.rng import generators, randn
 from redcloak.suite import Suite
-from redcloak.vocabulary import add_words, new_words, restored
+from redcloak.training.vocabulary import add_words, new_words, restored
 
 PROMPT = "a photo of sks person, without <noise-1> pattern"
 WORDS = {"sks": "person", "<noise-1>": "noisy pattern"}

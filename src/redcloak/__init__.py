@@ -18,7 +18,7 @@ _WHERE = {
     "Decoupling": "redcloak.prompts",
     "Subject": "redcloak.api",
     "UserError": "redcloak.errors",
-    "ascend": "redcloak.ascent",
+    "ascend": "redcloak.crafting.ascent",
     "audit": "redcloak.audit",
     "load_images": "redcloak.images",
     "load_method": "redcloak.registry",
@@ -30,10 +30,10 @@ __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
     from redcloak.api import Budget, Context, Subject
-    from redcloak.ascent import ascend
     from redcloak.audit import audit
     from redcloak.backbone import Backbone
     from redcloak.config import AuditConfig
+    from redcloak.crafting.ascent import ascend
     from redcloak.errors import UserError
     from redcloak.images import load_images, save_images
     from redcloak.prompts import Decoupling

@@ -21,7 +21,7 @@ from redcloak.memory import TYPES, Aside, placed
 from redcloak.parts import check_model
 from redcloak.rng import randint, randn
 from redcloak.tiles import tiled
-from redcloak.vocabulary import restored, rows
+from redcloak.training.vocabulary import restored, rows
 
 WHOLE, TILE = 768, 512  # the encoder takes photos up to 768 x 768 whole, larger ones in tiles of 512
 
@@ -227,7 +227,7 @@ class Backbone:
 
         Only the parameters that train are copied, and no module is: a surrogate is this very model, for a while.
         They are float32 meanwhile: half precision would swallow the steps of a small learning rate. Words that were
-        added meanwhile (:func:`redcloak.vocabulary.add_words`) are taken away.
+        added meanwhile (:func:`redcloak.training.vocabulary.add_words`) are taken away.
         """
         parameters = self.trainable(text_encoder=text_encoder) if parameters is None else list(parameters)
         kept = Aside(parameters, self.memory)

@@ -14,7 +14,7 @@ from math import isnan
 import numpy as np
 
 from redcloak.api import Budget, Flag, Score
-from redcloak.masking import blind
+from redcloak.crafting.masking import blind
 from redcloak.report.comparisons import differences, missing
 from redcloak.report.model import CLEAN, PRIMARY, PROTECTED, RANDOM_NOISE, UNTUNED, Arm
 from redcloak.report.table import Scores

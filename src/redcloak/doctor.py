@@ -78,9 +78,9 @@ def training(name: str, say: Callable[[str], None] = lambda line: None) -> Train
         UserError: no such suite, or its configurations are not on this machine.
     """
     from redcloak import registry
-    from redcloak.footprint import LIBRARIES, configurations, footprint
     from redcloak.runtime.hardware import training_memory
     from redcloak.suite import load
+    from redcloak.training.footprint import LIBRARIES, configurations, footprint
 
     suite, (where, room, shared) = load(name), training_memory()
     configurations(suite)

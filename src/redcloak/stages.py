@@ -96,10 +96,10 @@ def protect(config: Settings, inputs: Folders, out: Path, transport: Settings, r
     Raises:
         UserError: the budget is exceeded on a saved PNG.
     """
-    from redcloak.ascent import Diverged
-    from redcloak.balls import quantise
-    from redcloak.checkpoint import FileCheckpoint
+    from redcloak.crafting.ascent import Diverged
+    from redcloak.crafting.balls import quantise
     from redcloak.rng import generators
+    from redcloak.runtime.checkpoint import FileCheckpoint
 
     entry, settings = _method("protect", config["method"])
     clean, names = load_images(inputs["photos"] / "images")
@@ -165,8 +165,8 @@ def personalize(config: Settings, inputs: Folders, out: Path, transport: Setting
 
     It keeps its state in the folder ``transport["partial"]`` and goes on from there after a kill.
     """
-    from redcloak.checkpoint import FileCheckpoint
     from redcloak.rng import generator
+    from redcloak.runtime.checkpoint import FileCheckpoint
 
     entry, settings = _method("personalize", config["method"])
     images, _ = load_images(inputs["photos"] / "images")

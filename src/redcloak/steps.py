@@ -16,7 +16,6 @@ from typing import Any
 
 from redcloak import registry
 from redcloak.api import Kind, Progress, Score, silent
-from redcloak.checkpoint import STATE
 from redcloak.config import AuditConfig, Choice
 from redcloak.configured import needs, templates
 from redcloak.errors import UserError
@@ -34,6 +33,7 @@ from redcloak.outputs import deliver, read_record, workspace
 from redcloak.prompts import NONE, check_words
 from redcloak.report.model import Arm, ArmRow, summarise
 from redcloak.report.table import Row, Source, Table
+from redcloak.runtime.checkpoint import STATE
 from redcloak.runtime.matrix import Node
 from redcloak.stages import run_stage
 from redcloak.subjects import Photos, load_subject

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from redcloak import registry
 from redcloak.api import Budget, Context
-from redcloak.balls import quantise
 from redcloak.config import Choice
+from redcloak.crafting.balls import quantise
 from redcloak.images import on_lattice, save_images, to_tensor
 from redcloak.rng import generators
 from redcloak.subjects import Pairs, load_subject, pair

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from redcloak import registry
 from redcloak.api import Context
-from redcloak.attention import recorded
 from redcloak.backbone import Backbone
+from redcloak.crafting.attention import recorded
 from redcloak.diagnose.misalignment import Concepts, measure
 from redcloak.errors import UserError
 from redcloak.generate import Sampling, generate

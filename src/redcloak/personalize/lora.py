@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from redcloak.api import Context, Method, Subject
 from redcloak.backbone import Backbone
-from redcloak.fitting import PriorConfig, fit
+from redcloak.training.fitting import PriorConfig, fit
 
 METHOD = Method(
     title="LoRA on DreamBooth's loss",

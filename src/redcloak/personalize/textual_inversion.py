@@ -10,8 +10,8 @@ from torch import Generator, Tensor, nn
 
 from redcloak.api import Context, Method, Subject
 from redcloak.backbone import Backbone
-from redcloak.fitting import TrainerConfig, fit
-from redcloak.vocabulary import add_words
+from redcloak.training.fitting import TrainerConfig, fit
+from redcloak.training.vocabulary import add_words
 
 METHOD = Method(
     title="Textual inversion",

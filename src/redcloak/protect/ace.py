@@ -11,11 +11,20 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.balls import quantise
-from redcloak.objectives import EVERY, Objective, Rows, embedded, encoder_error, negated, predicted_target, weighted
+from redcloak.crafting.balls import quantise
+from redcloak.crafting.objectives import (
+    EVERY,
+    Objective,
+    Rows,
+    embedded,
+    encoder_error,
+    negated,
+    predicted_target,
+    weighted,
+)
+from redcloak.crafting.surrogate import AlternatingConfig, Surrogate, Variant, alternate
+from redcloak.crafting.targets import target_image
 from redcloak.rng import randint, randn
-from redcloak.surrogate import AlternatingConfig, Surrogate, Variant, alternate
-from redcloak.targets import target_image
 
 METHOD = Method(
     title="ACE (Mist v2)",

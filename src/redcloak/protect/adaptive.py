@@ -12,10 +12,10 @@ from torch import Generator, Tensor
 from redcloak import registry
 from redcloak.api import Context, Kind, Method
 from redcloak.config import Chain, Choice, MethodChoice, ProtectConfig
+from redcloak.crafting.lens import gradient_share, lens
+from redcloak.crafting.surrogate import SurrogateConfig
 from redcloak.errors import UserError
-from redcloak.lens import gradient_share, lens
 from redcloak.prompts import Decoupling
-from redcloak.surrogate import SurrogateConfig
 
 METHOD = Method(
     title="Adaptive protection",
@@ -62,7 +62,7 @@ def adaptive(images: Tensor, config: Config, context: Context, generators: Seque
     subject are protected together where the base does so. Surrogates, too, are trained on purified photos, as the
     red team would; with ``decoupling`` under the prompts of contrastive decoupling learning. The paper's own adaptive
     perturbation answers its purifier alone. Reports ``lens_gradient``, the share of the gradient that passes the
-    purifier (:mod:`redcloak.masking`).
+    purifier (:mod:`redcloak.crafting.masking`).
     Random: what the base draws, and the purifiers' randomness, from ``generators[i]``.
 
     Cite: Liu et al., arXiv 2406.18944, section 5.3. License: Apache-2.0.

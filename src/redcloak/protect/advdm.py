@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.ascent import ascend
-from redcloak.balls import quantise, random_start
 from redcloak.config import AscentConfig
-from redcloak.objectives import denoising, negated
+from redcloak.crafting.ascent import ascend
+from redcloak.crafting.balls import quantise, random_start
+from redcloak.crafting.objectives import denoising, negated
 
 METHOD = Method(
     title="AdvDM",

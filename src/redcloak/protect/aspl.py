@@ -8,9 +8,9 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.balls import quantise
-from redcloak.objectives import Objective, denoising
-from redcloak.surrogate import AlternatingConfig, Surrogate, Variant, alternate
+from redcloak.crafting.balls import quantise
+from redcloak.crafting.objectives import Objective, denoising
+from redcloak.crafting.surrogate import AlternatingConfig, Surrogate, Variant, alternate
 
 METHOD = Method(
     title="ASPL (Anti-DreamBooth)",
@@ -33,7 +33,7 @@ class Config(AlternatingConfig):
 
 
 def aspl(images: Tensor, config: Config, context: Context, generators: Sequence[Generator]) -> Tensor:
-    """Alternating surrogate and perturbation learning (:func:`redcloak.surrogate.alternate`) on the training loss.
+    """Alternating surrogate and perturbation learning (:mod:`redcloak.crafting.surrogate`) on the training loss.
 
     Images ``(N, 3, H, W)`` in [0, 1] -> the same shape, on the 8-bit lattice, inside the budget. The photos of a
     subject are protected together: the surrogate sees all of them. Clean photos: ``context.reference``, or the photos

@@ -9,12 +9,12 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from redcloak.api import Context, Method
-from redcloak.ascent import Diverged, direction
 from redcloak.backbone import Backbone
-from redcloak.balls import project, quantise
 from redcloak.config import AscentConfig
-from redcloak.objectives import denoising, through
-from redcloak.training import trainable
+from redcloak.crafting.ascent import Diverged, direction
+from redcloak.crafting.balls import project, quantise
+from redcloak.crafting.objectives import denoising, through
+from redcloak.training.finetuning import trainable
 
 METHOD = Method(
     title="CAAT",

@@ -8,9 +8,9 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.balls import random_start
-from redcloak.constrained import ConstrainedConfig, constrained, within
-from redcloak.embeddings import View, latent_shift, text_preference
+from redcloak.crafting.balls import random_start
+from redcloak.crafting.constrained import ConstrainedConfig, constrained, within
+from redcloak.crafting.embeddings import View, latent_shift, text_preference
 
 METHOD = Method(
     title="CLIP-only perturbation (intervention)",

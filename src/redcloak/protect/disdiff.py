@@ -10,12 +10,12 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.ascent import Diverged
-from redcloak.attention import recorded
-from redcloak.balls import project, quantise
-from redcloak.objectives import EVERY, Objective, Rows, embedded, through, value_and_gradient
+from redcloak.crafting.ascent import Diverged
+from redcloak.crafting.attention import recorded
+from redcloak.crafting.balls import project, quantise
+from redcloak.crafting.objectives import EVERY, Objective, Rows, embedded, through, value_and_gradient
+from redcloak.crafting.surrogate import AlternatingConfig, Surrogate, Variant, alternate, in_round
 from redcloak.rng import randint, randn
-from redcloak.surrogate import AlternatingConfig, Surrogate, Variant, alternate, in_round
 
 METHOD = Method(
     title="DisDiff",

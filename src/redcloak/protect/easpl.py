@@ -8,10 +8,10 @@ from functools import partial
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.balls import quantise
-from redcloak.ensemble import EnsembleConfig, ensemble_resumed, ensemble_state, members, merged
-from redcloak.objectives import denoising
-from redcloak.surrogate import AlternatingConfig, climber
+from redcloak.crafting.balls import quantise
+from redcloak.crafting.ensemble import EnsembleConfig, ensemble_resumed, ensemble_state, members, merged
+from redcloak.crafting.objectives import denoising
+from redcloak.crafting.surrogate import AlternatingConfig, climber
 
 METHOD = Method(
     title="E-ASPL (Anti-DreamBooth)",

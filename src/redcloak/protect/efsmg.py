@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.balls import quantise
-from redcloak.ensemble import EnsembleConfig, ensemble_resumed, ensemble_state, members, merged
-from redcloak.objectives import denoising
-from redcloak.surrogate import RoundsConfig, climber
+from redcloak.crafting.balls import quantise
+from redcloak.crafting.ensemble import EnsembleConfig, ensemble_resumed, ensemble_state, members, merged
+from redcloak.crafting.objectives import denoising
+from redcloak.crafting.surrogate import RoundsConfig, climber
 
 METHOD = Method(
     title="E-FSMG (Anti-DreamBooth)",

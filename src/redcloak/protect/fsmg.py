@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.ascent import Plan, ascend
-from redcloak.balls import quantise
-from redcloak.objectives import denoising
-from redcloak.surrogate import Surrogate, SurrogateConfig, stream_of
+from redcloak.crafting.ascent import Plan, ascend
+from redcloak.crafting.balls import quantise
+from redcloak.crafting.objectives import denoising
+from redcloak.crafting.surrogate import Surrogate, SurrogateConfig, stream_of
 
 METHOD = Method(
     title="FSMG (Anti-DreamBooth)",

@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.ascent import Diverged
-from redcloak.balls import project, quantise, random_start
 from redcloak.config import ProtectConfig
+from redcloak.crafting.ascent import Diverged
+from redcloak.crafting.balls import project, quantise, random_start
 
 METHOD = Method(
     title="Glaze (open re-implementation)",

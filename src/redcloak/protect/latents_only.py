@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.balls import random_start
-from redcloak.constrained import ConstrainedConfig, constrained, within
-from redcloak.embeddings import View, embedding_distance, latent_shift
-from redcloak.objectives import denoising
+from redcloak.crafting.balls import random_start
+from redcloak.crafting.constrained import ConstrainedConfig, constrained, within
+from redcloak.crafting.embeddings import View, embedding_distance, latent_shift
+from redcloak.crafting.objectives import denoising
 
 METHOD = Method(
     title="Latents-only perturbation (intervention)",

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Kind, Method
-from redcloak.balls import quantise
 from redcloak.config import Choice, MethodChoice, ProtectConfig
+from redcloak.crafting.balls import quantise
 from redcloak.protect.shuffled import with_values
 from redcloak.protect.transplant import perturbation
 from redcloak.rng import generator, randn

@@ -9,12 +9,12 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.balls import quantise
+from redcloak.crafting.balls import quantise
+from redcloak.crafting.objectives import denoising, through
+from redcloak.crafting.surrogate import RoundsConfig, Surrogate, Variant, climber, loop_state, resumed, stream_of
+from redcloak.crafting.transforms import flip_and_blur
 from redcloak.memory import Aside
-from redcloak.objectives import denoising, through
-from redcloak.surrogate import RoundsConfig, Surrogate, Variant, climber, loop_state, resumed, stream_of
-from redcloak.training import Latents
-from redcloak.transforms import flip_and_blur
+from redcloak.training.finetuning import Latents
 
 METHOD = Method(
     title="MetaCloak",

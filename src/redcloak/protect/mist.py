@@ -11,11 +11,11 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.ascent import ascend
-from redcloak.balls import quantise, random_start
 from redcloak.config import AscentConfig
-from redcloak.objectives import Objective, denoising, encoder_error, weighted
-from redcloak.targets import target_image
+from redcloak.crafting.ascent import ascend
+from redcloak.crafting.balls import quantise, random_start
+from redcloak.crafting.objectives import Objective, denoising, encoder_error, weighted
+from redcloak.crafting.targets import target_image
 
 METHOD = Method(
     title="Mist",

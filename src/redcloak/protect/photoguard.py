@@ -11,11 +11,11 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.ascent import ascend, constant, decaying
 from redcloak.backbone import Backbone
-from redcloak.balls import quantise, random_start
 from redcloak.config import AscentConfig
-from redcloak.objectives import EVERY, Objective, Rows, encoder_distance
+from redcloak.crafting.ascent import ascend, constant, decaying
+from redcloak.crafting.balls import quantise, random_start
+from redcloak.crafting.objectives import EVERY, Objective, Rows, encoder_distance
 
 METHOD = Method(
     title="PhotoGuard",

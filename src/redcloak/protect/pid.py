@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.ascent import ascend
-from redcloak.balls import quantise, random_start
 from redcloak.config import AscentConfig
-from redcloak.objectives import EVERY, Objective, Rows, of, one_by_one
+from redcloak.crafting.ascent import ascend
+from redcloak.crafting.balls import quantise, random_start
+from redcloak.crafting.objectives import EVERY, Objective, Rows, of, one_by_one
 
 METHOD = Method(
     title="PID",

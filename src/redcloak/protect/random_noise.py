@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.balls import quantise
 from redcloak.config import ProtectConfig
+from redcloak.crafting.balls import quantise
 from redcloak.rng import rand, randn
 
 METHOD = Method(

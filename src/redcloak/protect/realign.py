@@ -11,9 +11,9 @@ from torch import Generator, Tensor
 
 from redcloak.api import Context, Kind, Method
 from redcloak.config import Choice, MethodChoice
-from redcloak.constrained import ConstrainedConfig, constrained, within
-from redcloak.embeddings import View, embedding_distance, latent_shift
-from redcloak.objectives import EVERY, Objective, Rows, negated
+from redcloak.crafting.constrained import ConstrainedConfig, constrained, within
+from redcloak.crafting.embeddings import View, embedding_distance, latent_shift
+from redcloak.crafting.objectives import EVERY, Objective, Rows, negated
 from redcloak.protect.transplant import perturbation
 from redcloak.rng import generator
 

@@ -11,11 +11,11 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.ascent import ascend
-from redcloak.balls import quantise
 from redcloak.config import AscentConfig
-from redcloak.objectives import encoder_error, score_distillation, weighted
-from redcloak.targets import target_image
+from redcloak.crafting.ascent import ascend
+from redcloak.crafting.balls import quantise
+from redcloak.crafting.objectives import encoder_error, score_distillation, weighted
+from redcloak.crafting.targets import target_image
 
 METHOD = Method(
     title="Score-distillation protection",

@@ -12,11 +12,21 @@ from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
 from redcloak.backbone import Backbone
-from redcloak.balls import project, quantise
-from redcloak.objectives import EVERY, Objective, Rows, among, denoising, embedded, of, through, value_and_gradient
+from redcloak.crafting.balls import project, quantise
+from redcloak.crafting.objectives import (
+    EVERY,
+    Objective,
+    Rows,
+    among,
+    denoising,
+    embedded,
+    of,
+    through,
+    value_and_gradient,
+)
+from redcloak.crafting.surrogate import AlternatingConfig, Surrogate, Variant, alternate
 from redcloak.prompts import NONE
 from redcloak.rng import randn
-from redcloak.surrogate import AlternatingConfig, Surrogate, Variant, alternate
 
 METHOD = Method(
     title="SimAC",

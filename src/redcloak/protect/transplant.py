@@ -9,8 +9,8 @@ from torch import Generator, Tensor
 
 from redcloak import registry
 from redcloak.api import Context, Kind, Method
-from redcloak.balls import quantise
 from redcloak.config import Choice, MethodChoice, ProtectConfig
+from redcloak.crafting.balls import quantise
 from redcloak.errors import UserError
 
 METHOD = Method(

@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.ascent import group_size
 from redcloak.config import MethodConfig, later
+from redcloak.crafting.ascent import group_size
 from redcloak.errors import UserError
 from redcloak.models import lpips as network
 from redcloak.padding import on_grid

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
 from redcloak.config import MethodConfig
-from redcloak.diffjpeg import diffjpeg
+from redcloak.crafting.diffjpeg import diffjpeg
 from redcloak.images import to_tensor, to_uint8
 
 METHOD = Method(title="JPEG", cite="Liu et al., arXiv 2406.18944, appendix: quality 75.")
@@ -28,7 +28,7 @@ def jpeg(images: Tensor, config: Config, context: Context, generators: Sequence[
     """Round to 8 bits, compress, decompress.
 
     Images ``(N, 3, H, W)`` in [0, 1] -> the same shape. Nothing is random; not differentiable: adaptive protections
-    see this codec's pictures and climb by the gradient of :mod:`redcloak.diffjpeg`.
+    see this codec's pictures and climb by the gradient of :mod:`redcloak.crafting.diffjpeg`.
 
     Cite: the baseline of Liu et al., arXiv 2406.18944. License: Apache-2.0.
     """

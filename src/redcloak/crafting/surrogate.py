@@ -18,13 +18,13 @@ from torch import Generator, Tensor
 
 from redcloak import rng
 from redcloak.api import Context
-from redcloak.ascent import Diverged, Plan, ascend
 from redcloak.backbone import Backbone
 from redcloak.config import ProtectConfig
+from redcloak.crafting.ascent import Diverged, Plan, ascend
+from redcloak.crafting.objectives import Objective
 from redcloak.memory import Aside
-from redcloak.objectives import Objective
 from redcloak.prompts import NONE
-from redcloak.training import FineTune, Latents, Prior, trainable
+from redcloak.training.finetuning import FineTune, Latents, Prior, trainable
 
 Variant = Literal["paper", "released"]
 

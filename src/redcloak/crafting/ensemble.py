@@ -12,8 +12,8 @@ from torch import Generator, Tensor
 
 from redcloak.api import Context
 from redcloak.backbone import Backbone
+from redcloak.crafting.surrogate import Surrogate, SurrogateConfig, set_states, states, stream_of
 from redcloak.errors import UserError
-from redcloak.surrogate import Surrogate, SurrogateConfig, set_states, states, stream_of
 
 
 class EnsembleConfig(SurrogateConfig):

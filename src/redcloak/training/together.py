@@ -20,9 +20,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from redcloak.errors import UserError
-from redcloak.fitting import instance_prompts, prior
 from redcloak.personalize.lora import Config, first_factor, projections
-from redcloak.training import Latents, Prior, draw, trainable
+from redcloak.training.finetuning import Latents, Prior, draw, trainable
+from redcloak.training.fitting import instance_prompts, prior
 
 if TYPE_CHECKING:
     from redcloak.api import Context

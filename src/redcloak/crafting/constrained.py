@@ -19,11 +19,11 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Budget, Context
-from redcloak.ascent import Plan, ascend, decaying
-from redcloak.balls import quantise
 from redcloak.config import AscentConfig
+from redcloak.crafting.ascent import Plan, ascend, decaying
+from redcloak.crafting.balls import quantise
+from redcloak.crafting.objectives import EVERY, Objective, Rows
 from redcloak.errors import UserError
-from redcloak.objectives import EVERY, Objective, Rows
 
 
 class ConstrainedConfig(AscentConfig):

@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from redcloak import registry
 from redcloak.api import Context, Lens
 from redcloak.config import Choice
-from redcloak.objectives import denoising, through, value_and_gradient
+from redcloak.crafting.objectives import denoising, through, value_and_gradient
 from redcloak.rng import derive, rand
 
 Gradient = Literal["exact", "straight_through"]

@@ -16,10 +16,10 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from redcloak.adam8bit import Adam8bit
 from redcloak.backbone import Backbone, freeze
 from redcloak.memory import LOSS_SCALE, Aside, at_once, must_park
-from redcloak.vocabulary import new_words, rows
+from redcloak.training.adam8bit import Adam8bit
+from redcloak.training.vocabulary import new_words, rows
 
 OptimizerName = Literal["adamw", "adam8bit"]
 KINDS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {

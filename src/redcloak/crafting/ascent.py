@@ -19,9 +19,9 @@ import torch
 from torch import Generator, Tensor
 
 from redcloak.api import Budget, Context
-from redcloak.balls import project
+from redcloak.crafting.balls import project
+from redcloak.crafting.objectives import EVERY, Objective, Rows, through, value_and_gradient
 from redcloak.errors import UserError
-from redcloak.objectives import EVERY, Objective, Rows, through, value_and_gradient
 
 GROUP = 4
 SMALL = 128 * 128  # pixels of a photo that is grouped

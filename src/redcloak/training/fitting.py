@@ -12,9 +12,9 @@ from pydantic import Field, field_validator
 
 from redcloak.config import MethodConfig, transport
 from redcloak.errors import UserError
-from redcloak.noise_words import settle, teach
 from redcloak.prompts import NONE, SUBJECT, Decoupling
-from redcloak.training import FineTune, Latents, OptimizerName, Prior, trainable
+from redcloak.training.finetuning import FineTune, Latents, OptimizerName, Prior, trainable
+from redcloak.training.noise_words import settle, teach
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn

@@ -26,7 +26,7 @@ from torch import Generator, Tensor
 from redcloak.errors import UserError
 from redcloak.prompts import Decoupling
 from redcloak.rng import derive
-from redcloak.vocabulary import add_words
+from redcloak.training.vocabulary import add_words
 
 if TYPE_CHECKING:
     from redcloak.backbone import Backbone

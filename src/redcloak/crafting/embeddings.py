@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from redcloak.objectives import EVERY, Objective, Rows, of, one_by_one
+from redcloak.crafting.objectives import EVERY, Objective, Rows, of, one_by_one
 from redcloak.suite import Suite
 
 View = Literal["photo", "decoded", "both"]

@@ -1,0 +1,1 @@
+"""How protections are crafted: losses of images, the ascent inside a budget, surrogates, and what it climbs through."""

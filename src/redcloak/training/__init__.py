@@ -1,0 +1,1 @@
+"""How models are fine-tuned: the loop that trainers and surrogates share, its optimizer, new words, its memory."""
