@@ -40,6 +40,9 @@ def options(
     parser.add_argument("--subjects", type=int, default=subjects, help="drawn people (default %(default)s)")
     parser.add_argument("--first", type=int, default=100, help="number of the first drawn person")
     parser.add_argument("--seeds", type=int, default=seeds, help="trainings of each arm (default %(default)s)")
+    parser.add_argument(
+        "--common-seeds", action="store_true", help="a seed is the same noise for everybody, as it was before"
+    )
     parser.add_argument("--budget", type=float, default=budget, help="of 255 (default %(default)s)")
     parser.add_argument("--suite", default="tiny")
     parser.add_argument("--workers", type=int, default=2)
@@ -54,7 +57,12 @@ def drawn(args: argparse.Namespace) -> list[str]:
 
 def config(photos: str, args: argparse.Namespace, **more: object) -> AuditConfig:
     """One subject's configuration under the common options."""
-    common = {"suite": args.suite, "budget": args.budget, "seeds": tuple(range(args.seeds))}
+    common = {
+        "suite": args.suite,
+        "budget": args.budget,
+        "seeds": tuple(range(args.seeds)),
+        "common_seeds": args.common_seeds,
+    }
     return AuditConfig(photos=photos, **(common | more))
 
 

@@ -426,7 +426,7 @@ def test_a_protocol_is_told_and_so_is_what_was_changed(here: Path, suite, photos
     changed = "suite, purifiers, trainer, metrics, images_per_prompt, sampling_steps, class_images, seeds"
     assert report["protocol"] == f"tiny, version 1; changed: {changed}"
     assert f"<p>Protocol: {report['protocol']}.</p>" in Path("out/report.html").read_text()
-    assert yaml.safe_load(Path("out/audit.yaml").read_text())["protocol"] == "tiny@1"
+    assert yaml.safe_load(Path("out/audit.yaml").read_text())["protocol"] == "tiny@2"
 
 
 def test_a_file_goes_before_a_protocol_of_its_name(photos):
@@ -611,7 +611,7 @@ MISTAKES = {
     "a protocol without weights": ("audit {photos} --config paper", "weights: give a safetensors file of CodeFormer"),
     "a protocol of another time": (
         "audit {photos} --suite {suite} --set protocol=paper@99",
-        "protocol = 'paper@99': this redcloak ships version 1",
+        "protocol = 'paper@99': this redcloak ships version 2",
     ),
     "no setting": ("purify {photos} --with jpeg --set quality", "write it as name=value"),
     "a setting that is not YAML": ("purify {photos} --with jpeg --set quality=[", "not YAML"),

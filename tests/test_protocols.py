@@ -80,7 +80,7 @@ def test_the_small_protocol_is_what_an_audit_does_anyway():
 
 
 def test_what_departs_from_a_protocol_is_named():
-    assert protocols.told(configured("tiny", seeds=[7], guidance=2)) == "tiny, version 1; changed: guidance, seeds"
+    assert protocols.told(configured("tiny", seeds=[7], guidance=2)) == "tiny, version 2; changed: guidance, seeds"
     free = configured("tiny", photos="x", protection="mist", device="cuda", workers=5)
     assert protocols.changed(free) == ()
 
@@ -90,8 +90,8 @@ def test_without_a_protocol_nothing_is_said():
 
 
 def test_a_version_that_is_not_ours_is_refused():
-    for wrong in ("paper@2", "paper"):
-        with pytest.raises(UserError, match="this redcloak ships version 1"):
+    for wrong in ("paper@1", "paper@3", "paper"):
+        with pytest.raises(UserError, match="this redcloak ships version 2"):
             protocols.changed(configured("paper", protocol=wrong))
     with pytest.raises(UserError, match="unknown protocol 'papers': did you mean 'paper'"):
         protocols.read("papers")

@@ -203,6 +203,7 @@ class AuditConfig(Strict):
     )
     class_images: int = Field(32, ge=0, le=1000, description="prior-preservation pictures, made once and shared")
     seeds: tuple[int, ...] = Field((0, 1), min_length=1)
+    common_seeds: bool = Field(False, description="a seed is the same noise for every subject; else each has its own")
     precision: Precision = Field("fp32", description="fp32, bf16 or fp16: what the backbone computes in")
     device: str = transport("cpu", description="cpu, cuda, cuda:1, mps")
     memory: Policy = transport("auto", description="auto, or low: slower, in less memory, with the same result")

@@ -5,6 +5,7 @@ Methods are asked for their settings and versions without being imported: buildi
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -52,6 +53,16 @@ class Nodes:
     def prompts(self) -> list[str]:
         """The evaluation prompts as they name the subject, without what decoupling adds."""
         return [prompt.format(subject=self.config.subject.words.name) for prompt in self.config.prompts]
+
+    def luck(self, seed: int) -> int:
+        """The seed of a stage: the same in all arms of a subject, which are compared by pairs, and no other subject's.
+
+        Statistics draw subjects, and seeds within them: a draw that all subjects had in common would be in no interval.
+        """
+        if self.config.common_seeds:
+            return seed
+        mixed = hashlib.sha256(f"{seed}/{self.photos.digest}".encode()).digest()
+        return int.from_bytes(mixed[:4], "big")
 
     def _once(self, make: Callable[[], dict[str, Any]], *about: object) -> Canonical:
         """The configuration that ``make`` gives, made once for the same words, numbers and objects ``about``."""
@@ -127,7 +138,7 @@ class Nodes:
 
         def make() -> dict[str, Any]:
             _, method = self.method("protect", choice, budget=self.config.budget)
-            return {"method": method, "subject": self.words, "seed": self.config.seeds[0]}
+            return {"method": method, "subject": self.words, "seed": self.luck(self.config.seeds[0])}
 
         config, inputs = self._once(make, "protect", choice), {"photos": self.clean}
         if self.class_images and "backbone" in registry.describe("protect", choice.name).method.needs:
@@ -141,7 +152,7 @@ class Nodes:
 
         def make() -> dict[str, Any]:
             methods = [self.method("purify", choice)[1] for choice in chain]
-            return {"chain": methods, "subject": self.words, "seed": self.config.seeds[0]}
+            return {"chain": methods, "subject": self.words, "seed": self.luck(self.config.seeds[0])}
 
         config = self._once(make, "purify", chain)
         names = "+".join(choice.spoken for choice in chain)
@@ -157,7 +168,7 @@ class Nodes:
                 "method": self.method("personalize", self.config.trainer)[1],
                 "subject": self.words,
                 "decoupling": decoupling.training,
-                "seed": seed,
+                "seed": self.luck(seed),
             }
 
         config = self._once(make, "personalize", decoupling, seed)
@@ -176,7 +187,7 @@ class Nodes:
                 "count": self.config.images_per_prompt,
                 "steps": self.config.sampling_steps,
                 "guidance": self.guidance,
-                "seed": seed,
+                "seed": self.luck(seed),
                 "weights": self.suite.fingerprint("backbone"),
             }
 

@@ -186,7 +186,8 @@ class _Step:
     def __init__(
         self, config: AuditConfig, images: Path | None = None, *, minimum: int = 1, fitted: bool = True
     ) -> None:
-        self.config = config.model_copy(update={"already_protected": None})
+        # The seed is what the command says, whatever the photos are: protected ones train as the clean ones did.
+        self.config = config.model_copy(update={"already_protected": None, "common_seeds": True})
         self.suite = load_suite(config.suite, config.machine)
         split = "reference" if images else "train"
         own_size = not fitted and not config.folder.startswith("drawn:")

@@ -143,6 +143,7 @@ class MatrixConfig(Strict):
     )
     prompts: Prompts = (PromptSet(label="prompts", prompts=("a photo of {subject}", "a smiling photo of {subject}")),)
     seeds: Annotated[tuple[int, ...], BeforeValidator(_axis)] = (0, 1)
+    common_seeds: bool = Field(False, description="a seed is the same noise for every subject; else each has its own")
     only: Filters = Field((), description="keep only arms that match one of these, axis: label or pattern")
     exclude: Filters = Field((), description="leave out arms that match one of these")
     baselines: Literal["treated", "plain"] = Field(
@@ -208,6 +209,7 @@ class MatrixConfig(Strict):
             "guidance",
             "class_images",
             "seeds",
+            "common_seeds",
         )
         place = ("precision", "device", "memory")
         return AuditConfig(

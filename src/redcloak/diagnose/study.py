@@ -44,6 +44,7 @@ class StudyConfig(Strict):
     subjects: tuple[str, ...] = Field(min_length=1, description="folders of photos, or drawn:N")
     words: SubjectConfig = Field(SubjectConfig(), description="what all subjects are called")
     seeds: tuple[int, ...] = Field((0, 1), min_length=1)
+    common_seeds: bool = Field(False, description="a seed is the same noise for every subject; else each has its own")
     base: str = Field("advdm", description="the protection that is taken apart")
     others: tuple[str, ...] = Field(("photoguard", "pid"), description="protections beside it, for dose and response")
     budget: float = Field(11.0, ge=2, le=64, description="/255, L_inf")
@@ -65,13 +66,14 @@ class StudyConfig(Strict):
 
     def audit(self, photos: str) -> AuditConfig:
         """The configuration of one subject."""
-        same = ("suite", "seeds", "budget", "images_per_prompt", "sampling_steps", "class_images", "device", "workers")
+        same = ("suite", "seeds", "common_seeds", "budget", "images_per_prompt", "sampling_steps", "class_images")
+        place = ("device", "workers")
         return AuditConfig(
             photos=photos,
             subject=self.words,
             protection=Choice(name="none"),
             trainer=Choice(name="dreambooth", settings={"steps": self.steps}),
-            **{name: getattr(self, name) for name in same},
+            **{name: getattr(self, name) for name in (*same, *place)},
         )
 
     def text(self) -> str:
