@@ -159,13 +159,14 @@ def test_the_chain_step_by_step(here: Path, suite, photos, capsys):
     assert sorted(os.listdir(here)) == ["drawn", "model", "p", "q", "s.parquet"]
 
 
-def test_a_step_gives_the_pixels_of_the_audit(here: Path, suite, photos):
+def test_a_step_gives_the_pixels_of_an_audit_with_common_seeds(here: Path, suite, photos):
+    """A step cannot know whose the photos are that it is given, so that its seed is what the command says."""
     from redcloak.audit import Audit
     from redcloak.config import AuditConfig
 
     common = ["--suite", suite, "--set", "class_images=0"]
     assert run("protect", photos, "--with", "random_noise", *common, "--out", "p") == 0
-    config = AuditConfig(photos=photos, suite=suite, class_images=0, protection="random_noise")
+    config = AuditConfig(photos=photos, suite=suite, class_images=0, protection="random_noise", common_seeds=True)
     from redcloak.runtime.execute import run as execute
 
     audit = Audit.prepare(config, here / "audit")
