@@ -425,7 +425,7 @@ def test_a_protocol_is_told_and_so_is_what_was_changed(here: Path, suite, photos
     assert run(*small(suite, photos, "--config", "tiny", "--set", "metrics=[quality]")) == 0
     report = json.loads(Path("out/report.json").read_text())
     changed = "suite, purifiers, trainer, metrics, images_per_prompt, sampling_steps, class_images, seeds"
-    assert report["protocol"] == f"tiny, version 1; changed: {changed}"
+    assert report["protocol"] == f"tiny, version 2; changed: {changed}"
     assert f"<p>Protocol: {report['protocol']}.</p>" in Path("out/report.html").read_text()
     assert yaml.safe_load(Path("out/audit.yaml").read_text())["protocol"] == "tiny@2"
 
