@@ -82,7 +82,7 @@ def test_the_plan_counts_every_subject(suite, tmp_path: Path, capsys):
     one, three = totals
     assert three["personalize"] == 3 * one["personalize"]
     assert three["class_images"] == one["class_images"] == 1
-    assert three["generate"] == 3 * (one["generate"] - 1) + 1  # the untuned model draws once for all
+    assert three["generate"] == 3 * one["generate"]  # the untuned model, too: luck of its own for each subject
 
 
 @pytest.mark.skipif(find() is None, reason="no Chromium here; .ci/run installs one")
