@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from redcloak.api import Budget, Score
-from redcloak.checks import Run
+from redcloak.finished import Run
 from redcloak.report.model import Arm
 from redcloak.report.table import Row, Table
 
@@ -99,7 +99,7 @@ def _photos(subject: str, name: str) -> list[Row]:
 
 
 def finished(scores: Table | None = None, **changes: object) -> Run:
-    """A run in which nothing is wrong, but for ``changes`` to the fields of :class:`redcloak.checks.Run`."""
+    """A run in which nothing is wrong, but for ``changes`` to the fields of :class:`redcloak.finished.Run`."""
     fields: dict[str, object] = {
         "scores": table() if scores is None else scores,
         "arms": tuple(map(arm, LEVELS)),

@@ -152,6 +152,17 @@ def test_white_box_is_information():
     assert run_checks(finished(surrogate=None)) == ()
 
 
+def test_noise_that_all_subjects_share_is_information():
+    flag = only(finished(common_seeds=True), "common-seeds")
+    assert (flag.severity, flag.message) == (
+        "info",
+        "all 8 subjects share their noise: intervals hold for these 2 seeds.",
+    )
+    assert "common-seeds" not in anchors(finished(table(subjects=1), common_seeds=True))
+    once = {flag.anchor: flag for flag in run_checks(finished(table(seeds=1), common_seeds=True))}
+    assert once["common-seeds"].message.endswith("intervals hold for this one seed.")
+
+
 def test_missing_arms_and_metrics_raise_nothing():
     few = table({"clean": 0.6, "protected": 0.2})
     assert run_checks(finished(few)) == ()

@@ -15,10 +15,11 @@ import yaml
 from redcloak import __version__, protocols, registry
 from redcloak.api import Budget, Kind, Score
 from redcloak.arms import Arm, Builder
-from redcloak.checks import Run, run_checks
+from redcloak.checks import run_checks
 from redcloak.config import AuditConfig, Choice
 from redcloak.configured import configured, needs, templates
 from redcloak.errors import UserError
+from redcloak.finished import Run
 from redcloak.images import check_writable, list_images, read_image
 from redcloak.prompts import check_named, check_words
 from redcloak.report.build import ArmPictures, Drawn, build
@@ -185,6 +186,7 @@ class Audit:
             surrogate=surrogate,
             victim=self.suite.name,
             strangers=strangers,
+            common_seeds=self.config.common_seeds,
         )
         manifests = [found.manifest for node in self.graph.order() if (found := self.store.find(node.key))]
         seconds: dict[str, float] = {}

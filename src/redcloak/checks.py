@@ -6,67 +6,22 @@ underscores is the section of docs/red-flags.md that says when it is raised, wha
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from math import isnan
 
-import numpy as np
-
-from redcloak.api import Budget, Flag, Score
+from redcloak.api import Flag
 from redcloak.crafting.masking import blind
+from redcloak.finished import Run, highest, mean, only_perturbed, rests_on, seed_spread
 from redcloak.report.comparisons import differences, missing
-from redcloak.report.model import CLEAN, PRIMARY, PROTECTED, RANDOM_NOISE, UNTUNED, Arm
-from redcloak.report.table import Scores
+from redcloak.report.model import CLEAN, PRIMARY, PROTECTED, RANDOM_NOISE, UNTUNED
 from redcloak.report.verdict import learned
-from redcloak.stats import Estimate, Floats, Sample, cluster_bootstrap, paired_difference
+from redcloak.stats import Estimate
 
 AS_HIGH = 0.9  # of the clean arm's identity: a score that a model without the subject should not reach
 RUINED_PSNR = 20.0  # dB, purified clean photo against the clean photo
 RUINED_IDENTITY = 0.5  # of the clean photos' own identity
 SEVERITIES = ("critical", "warning", "info")
 NO_FACE = 0.5  # share of pictures in which a face must be found
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished audit as the checks see it.
-
-    Attributes:
-        scores: the long table of scores, or whatever answers for it.
-        arms: every arm, in order.
-        budget: what the protection was allowed.
-        metrics: what each metric in ``scores`` means.
-        held_out: whether the reference photos were kept out of training.
-        references: how many reference photos there are, of the subject with the fewest; None where it is not known.
-        surrogate: the model that the protection was crafted on; None where it uses none, or it is not known.
-        victim: the model that was personalized.
-        strangers: which photos seem to show someone else than the rest; None where none do.
-    """
-
-    scores: Scores
-    arms: tuple[Arm, ...]
-    budget: Budget
-    metrics: Mapping[str, Score] = field(default_factory=dict)
-    held_out: bool = True
-    references: int | None = None
-    surrogate: str | None = None
-    victim: str = ""
-    strangers: str | None = None
-
-    def sample(self, arm: str, metric: str = PRIMARY) -> Sample:
-        """One metric of the pictures that one arm's model draws."""
-        return self.scores.sample(arm, metric)
-
-    def gap(self, above: str, below: str) -> Estimate | None:
-        """How much more identity one arm has than another; None where there is no interval for it."""
-        gap = paired_difference(self.sample(above), self.sample(below))
-        return None if isnan(gap.low) else gap
-
-    def photos(self, arm: str, metric: str) -> Floats:
-        """One metric of the photos that one arm's model was personalized on, without the undefined values."""
-        values = self.scores.sample(arm, metric, "photos").values
-        return values[np.isfinite(values)]
 
 
 Check = Callable[[Run], Flag | None]
@@ -95,7 +50,7 @@ def check_clean_did_not_learn(run: Run) -> Flag | None:
 
 def check_untuned_scores_as_high(run: Run) -> Flag | None:
     """A model that never saw the subject scores nearly as high as the one trained on it."""
-    untuned, clean = _mean(run.sample(UNTUNED)), _mean(run.sample(CLEAN))
+    untuned, clean = mean(run.sample(UNTUNED)), mean(run.sample(CLEAN))
     if not untuned.estimate >= AS_HIGH * clean.estimate:  # also where one of them is NaN
         return None
     message = f"the model scores {untuned} of identity before it saw the subject, and {clean.words} after."
@@ -105,7 +60,7 @@ def check_untuned_scores_as_high(run: Run) -> Flag | None:
 def check_budget_exceeded(run: Run) -> Flag | None:
     """A saved photo differs from its original by more than the budget allows."""
     steps = run.budget.radius * 255
-    found = {arm.name: _highest(run.photos(arm.name, "linf")) for arm in run.arms if _only_perturbed(arm)}
+    found = {arm.name: highest(run.photos(arm.name, "linf")) for arm in run.arms if only_perturbed(arm)}
     over = {name: value for name, value in found.items() if value > steps + 1e-6}
     if not over:
         return None
@@ -136,7 +91,7 @@ def check_purifier_changed_nothing(run: Run) -> Flag | None:
 
 def check_purifier_ruins_clean(run: Run) -> Flag | None:
     """A purifier destroys photos that carry no protection."""
-    own = _mean(run.scores.sample(CLEAN, "identity", "photos"))
+    own = mean(run.scores.sample(CLEAN, "identity", "photos"))
     found = {
         arm.name: said
         for arm in run.arms
@@ -151,7 +106,7 @@ def check_purifier_ruins_clean(run: Run) -> Flag | None:
 
 def _ruin(run: Run, arm: str, own: Estimate) -> str | None:
     """What is left of purified clean photos, where it is too little; ``own`` is the identity of untouched ones."""
-    psnr, identity = (_mean(run.scores.sample(arm, name, "photos")) for name in ("psnr", "identity"))
+    psnr, identity = (mean(run.scores.sample(arm, name, "photos")) for name in ("psnr", "identity"))
     if psnr.estimate < RUINED_PSNR:
         return f"purified clean photos are only {psnr.words} dB from the originals"
     if identity.estimate < RUINED_IDENTITY * own.estimate:
@@ -165,7 +120,7 @@ def check_too_few_images(run: Run) -> Flag | None:
         (count - score.minimum_n, arm.name, name, f"{count} {what} and needs at least {score.minimum_n}")
         for arm in run.arms
         for name, score in run.metrics.items()
-        for what, count in _rests_on(run, arm.name, name).items()
+        for what, count in rests_on(run, arm.name, name).items()
         if count < score.minimum_n
     ]
     if not short:
@@ -209,7 +164,7 @@ def check_subjects_left_out(run: Run) -> Flag | None:
 
 def check_no_face(run: Run) -> Flag | None:
     """No face was found in most pictures, so that identity speaks of the few that have one."""
-    shares = {arm.name: _mean(run.sample(arm.name, "face_found")) for arm in run.arms}
+    shares = {arm.name: mean(run.sample(arm.name, "face_found")) for arm in run.arms}
     low = {name: share for name, share in shares.items() if share.estimate < NO_FACE}
     if not low:
         return None
@@ -246,7 +201,7 @@ def check_seed_spread(run: Run) -> Flag | None:
     effect = run.gap(CLEAN, PROTECTED)
     if effect is None:
         return None
-    spreads = {name: _seed_spread(run.sample(name)) for name in (CLEAN, PROTECTED)}
+    spreads = {name: seed_spread(run.sample(name)) for name in (CLEAN, PROTECTED)}
     if any(isnan(spread.estimate) for spread in spreads.values()):
         return Flag("seed-spread", CLEAN, "each subject has one training seed: how runs differ is not seen.")
     arm = max(spreads, key=lambda name: spreads[name].estimate)
@@ -257,11 +212,22 @@ def check_seed_spread(run: Run) -> Flag | None:
     return Flag("seed-spread", arm, message, also=also)
 
 
+def check_common_seeds(run: Run) -> Flag | None:
+    """One seed was the same noise for every subject: intervals over subjects hold for the seeds drawn."""
+    sample = run.sample(CLEAN)
+    subjects, seeds = len(set(sample.subjects.tolist())), len(set(sample.seeds.tolist()))
+    if not run.common_seeds or subjects < 2:
+        return None
+    drawn = "this one seed" if seeds == 1 else f"these {seeds} seeds"
+    message = f"all {subjects} subjects share their noise: intervals hold for {drawn}."
+    return Flag("common-seeds", CLEAN, message, "info")
+
+
 def check_gradient_vanishes(run: Run) -> Flag | None:
     """Hardly any gradient passed the purifier that an adaptive protection was crafted through."""
     for arm in run.arms:
         message = None if arm.lens_gradient is None else blind(arm.lens_gradient)
-        if message and _only_perturbed(arm):
+        if message and only_perturbed(arm):
             return Flag("gradient-vanishes", arm.name, message)
     return None
 
@@ -274,46 +240,9 @@ def check_white_box(run: Run) -> Flag | None:
     return Flag("white-box", PROTECTED, message, "info")
 
 
-def _mean(sample: Sample) -> Estimate:
-    return cluster_bootstrap(sample.values, sample.subjects, subclusters=sample.seeds)
-
-
 def _said(spread: Estimate) -> str:
     """Of one subject the distance between its runs is what was seen, not a mean of anything."""
     return f"{spread.estimate:.3f}" if spread.clusters == 1 else spread.words
-
-
-def _highest(values: Floats) -> float:
-    return float(values.max()) if len(values) else 0.0
-
-
-def _only_perturbed(arm: Arm) -> bool:
-    return arm.protection is not None and not arm.treated
-
-
-def _rests_on(run: Run, arm: str, metric: str) -> dict[str, int]:
-    """How many pictures have a defined value, and references where they count; empty where it was not asked for."""
-    sample = run.sample(arm, metric)
-    if not len(sample.values):
-        return {}
-    if not run.metrics[metric].of_set:
-        return {"pictures": int(np.isfinite(sample.values).sum())}
-    sizes, sets = Counter(sample.cells), set(zip(sample.subjects.tolist(), sample.seeds.tolist(), strict=True))
-    fewest = {"pictures in a set": min(sizes[each] for each in sets)}
-    return fewest if run.references is None else fewest | {"reference photos": run.references}
-
-
-def _seed_spread(sample: Sample) -> Estimate:
-    """The largest distance between a subject's seeds, averaged over subjects; NaN where none has two."""
-    values: dict[tuple[str, int], list[float]] = {}
-    for cell, value in zip(sample.cells, sample.values, strict=True):
-        if cell is not None:
-            values.setdefault(cell, []).append(value)
-    means: dict[str, list[float]] = {}
-    for (subject, _), each in values.items():
-        means.setdefault(subject, []).append(float(np.mean(each)))
-    ranges = [max(each) - min(each) for each in means.values() if len(each) > 1]
-    return cluster_bootstrap(np.array(ranges), np.arange(len(ranges)))
 
 
 def _rest(arm: str, names: Iterable[str]) -> tuple[str, ...]:

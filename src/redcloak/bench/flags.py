@@ -17,7 +17,8 @@ from redcloak.bench.config import NOTHING, PLAIN
 from redcloak.bench.facts import Facts
 from redcloak.bench.grid import BASELINES, NO_BUDGET, Matrix
 from redcloak.bench.results import EMPTY, Cell, Place, Results, Teams
-from redcloak.checks import Run, run_checks
+from redcloak.checks import run_checks
+from redcloak.finished import Run
 from redcloak.report.model import CLEAN, PROTECTED, RANDOM_NOISE, UNTUNED
 from redcloak.report.model import Arm as Summary
 from redcloak.report.table import Source
@@ -137,6 +138,7 @@ class Flags:
             surrogate=surrogate,
             victim=self.config.suite,
             strangers=self.strangers,
+            common_seeds=self.config.common_seeds,
         )
 
     def _summary(self, name: str, place: Place, team: Team) -> Summary:
