@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
+
+from redcloak.cli import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [path for path in sorted(ROOT.rglob("*.md")) if not any(part.startswith(".") for part in path.parts)]
@@ -49,3 +52,25 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_pages_name_is_there(page):
     assert not {name for name in named(page) if not is_there(name)}
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The commands of redcloak that a page shows, as words, without comments."""
+    text = page.read_text(encoding="utf-8")
+    lines = re.findall(r"^ {4,}(?:\.venv/bin/)?(redcloak [^#\n]*)", text, re.MULTILINE)
+    lines += re.findall(r"`(redcloak [a-z]+[^`]*)`", text)
+    parts = (part.strip() for line in lines for part in re.split(r"&&|·|\s\|\s", line.replace("\n", " ")))
+    return [part.split() for part in parts if part.startswith("redcloak ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_that_pages_show_have_these_verbs_and_options(page):
+    for words in commands(page):
+        verb, rest = typer.main.get_command(app), words[1:]
+        while hasattr(verb, "commands") and rest and not rest[0].startswith("-"):
+            verb = verb.commands.get(rest[0])
+            assert verb, " ".join(words)
+            rest = rest[1:]
+        known = {option for parameter in verb.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        given = {re.split(r"[=\[]", word)[0].strip("[]") for word in rest if re.match(r"\[?--?[a-z]", word)}
+        assert given <= known | {"--help", "--version"}, " ".join(words)
