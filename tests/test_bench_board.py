@@ -16,7 +16,7 @@ from redcloak.bench.page import bar, command, headline, page, signed
 from redcloak.bench.ranking import board
 from redcloak.bench.results import Cell, Results, Score
 from redcloak.cli.bench import filters
-from redcloak.cli.bench_words import standings
+from redcloak.cli.bench_words import as_markdown, standings
 from redcloak.errors import UserError
 from redcloak.images import save_images, to_tensor
 from redcloak.parsing import validate
@@ -175,6 +175,23 @@ def test_a_row_that_has_not_met_every_red_team_with_everybody_is_not_ranked(matr
     told = standings(found, tmp_path)
     assert "not ranked: aspl@11 has not met everybody; arms: jpeg + cdl (2 of 20)" in told
     assert "not ranked" not in standings(made, tmp_path)
+    assert "| aspl | 11 |" in (told := as_markdown(found))
+    assert "| not ranked, lacks jpeg + cdl (2 of 20) |" in told
+
+
+def test_the_tables_as_markdown_say_what_the_board_says(made):
+    first, ranks, every, about = as_markdown(made).split("\n\n")
+    assert first == headline(made)
+    head, ruler, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in ranks.splitlines())
+    assert len(head) == len(ruler) == len(rows[0])
+    assert [row[0] for row in rows] == [row.protection for row in made.standings]
+    assert [row[3] for row in rows] == [row.strongest.label for row in made.standings]
+    (_, *teams), _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in every.splitlines())
+    assert [row[0] for row in rows] == ["advdm@11", "aspl@11", "pid@11", "clean", "random_noise@11"]
+    for row, standing in zip(rows, made.standings, strict=False):
+        (bold,) = (team for team, cell in zip(teams, row[1:], strict=True) if cell.startswith("**"))
+        assert bold == standing.strongest.label
+    assert about.startswith("own v1: 10 subjects, 2 seeds, ")
 
 
 def test_a_row_stands_only_beside_its_references(matrix, made):

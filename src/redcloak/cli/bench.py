@@ -10,7 +10,7 @@ import typer
 
 from redcloak.cli import options, study
 from redcloak.cli.bench_runs import claim, compare
-from redcloak.cli.bench_words import reasons, reasons_json, standings
+from redcloak.cli.bench_words import as_markdown, reasons, reasons_json, standings
 from redcloak.cli.plan_words import size, told
 from redcloak.cli.text import aligned, document
 from redcloak.errors import UserError
@@ -183,6 +183,7 @@ def report(
     only: Only = None,
     subject: Subjects = None,
     json: options.Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The tables as Markdown on stdout.")] = False,
 ) -> int:
     """Write the results and the leaderboard of what is there, anew.
 
@@ -193,7 +194,8 @@ def report(
     config = matrix_config(matrix, only, subjects=subject)
     where = options.folder(config.protocol, out)
     board = prepare(expanded(config, where), where, store, read_only=True).report(anew=True)
-    typer.echo(board.to_json() if json else standings(board, where), nl=not json)
+    said = board.to_json() if json else as_markdown(board) if markdown else standings(board, where)
+    typer.echo(said, nl=not json)
     return 0
 
 

@@ -37,6 +37,41 @@ def standings(board: Board, out: Path) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def as_markdown(board: Board) -> str:
+    """The leaderboard's two tables as Markdown: what survives, and what each red team leaves of each protection."""
+    from redcloak.bench.page import headline
+    from redcloak.cli.text import interval, table
+
+    columns = "protection, /255, survives, strongest red team, nothing done, beyond noise, seconds, red flags"
+    ranks = [
+        (
+            row.protection,
+            row.budget,
+            interval(row.survives),
+            row.strongest.label if row.complete else f"not ranked, lacks {', '.join(row.missing)}",
+            interval(row.untreated),
+            interval(row.beyond_noise) if row.beyond_noise else "-",
+            f"{row.seconds:.1f}",
+            ", ".join(row.flags),
+        )
+        for row in board.standings
+    ]
+    rows = (*board.standings, *board.baselines)
+    teams = list({cell.label: None for row in rows for cell in row.cells})
+    every = []
+    for row in rows:
+        found = {cell.label: interval(cell.survives) for cell in row.cells}
+        if row in board.standings:
+            found[row.strongest.label] = f"**{found[row.strongest.label]}**"
+        every.append((f"{row.protection}@{row.budget}".removesuffix("@-"), *(found.get(team, "-") for team in teams)))
+    counts = (f"{n} {what}{'s' * (n != 1)}" for n, what in ((board.subjects, "subject"), (board.seeds, "seed")))
+    about = f"{board.protocol} v{board.version}: {', '.join(counts)}, {board.arms_finished} of {board.arms} arms. "
+    about += "In brackets 95 % intervals over subjects; of what survives it covers that the strongest was picked."
+    return "\n\n".join(
+        (headline(board), table(columns.split(", "), ranks), table(("still taken under", *teams), every), about)
+    )
+
+
 def reasons(found: Why, depth: int = 0, name: str = "") -> list[str]:
     """Why a stage is there or not, an input deeper on each level."""
     pad = "  " * depth

@@ -20,6 +20,13 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as a table in Markdown."""
+    lines = (f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in (head, *rows))
+    first, *rest = lines
+    return "\n".join((first, "|" + "---|" * len(head), *rest))
+
+
 def interval(value: Interval) -> str:
     """``0.12 [0.10, 0.15]``; ``0.12 [no interval]`` where there is none, ``-`` where there is no number."""
     if isnan(value.estimate):
