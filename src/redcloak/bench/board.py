@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import Field
 
-from redcloak.bench.config import NOTHING, PLAIN
+from redcloak.bench.axes import NOTHING, PLAIN
 from redcloak.config import Strict
 from redcloak.errors import UserError
 from redcloak.parsing import read_versioned

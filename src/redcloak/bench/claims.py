@@ -22,9 +22,9 @@ from typing import Any
 
 from pydantic import Field
 
+from redcloak.bench.axes import NOTHING, PLAIN
 from redcloak.bench.board import Board, Standing, read_board
 from redcloak.bench.compare import changes
-from redcloak.bench.config import NOTHING, PLAIN
 from redcloak.config import Strict
 from redcloak.errors import UserError
 from redcloak.parsing import read_versioned

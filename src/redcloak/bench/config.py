@@ -1,128 +1,39 @@
 """What a person writes of a matrix: its axes, what to leave out, and what all arms have in common.
 
-A matrix is a YAML file or the name of a protocol that comes with redcloak. Every value of an axis has a label, by
-which filters, tables and pages call it: a method's name with the settings it was given, or the ``label`` beside it.
+A matrix is a YAML file or the name of a protocol that comes with redcloak.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BeforeValidator, Field
-from pydantic_core import PydanticCustomError
 
 from redcloak.api import Policy, Precision
-from redcloak.config import AuditConfig, Chain, Choice, Strict, SubjectConfig, transport
+from redcloak.bench.axes import (
+    AXES,
+    CDL,
+    PLAIN,
+    Filters,
+    Methods,
+    Option,
+    Person,
+    Prompts,
+    PromptSet,
+    Subjects,
+    Treatments,
+    Words,
+    axis_of,
+)
+from redcloak.config import AuditConfig, Choice, Strict, transport
 from redcloak.errors import UserError, unknown
 from redcloak.parsing import read_yaml, validate
 from redcloak.prompts import NONE, Decoupling
 
 PROTOCOLS = Path(__file__).parents[1] / "protocols" / "bench"
-AXES = ("subject", "protection", "budget", "purifier", "trainer", "decoupling", "prompts", "seed")
-NOTHING = "none"  # the label of no purifier at all
-PLAIN, CDL = "plain", "cdl"
-
-
-class Option(Strict):
-    """One value of an axis of methods: a label, and the methods that are applied one after another."""
-
-    label: str = Field(min_length=1)
-    chain: tuple[Choice, ...]
-
-
-class Person(Strict):
-    """One subject: photos, and the words that name it."""
-
-    label: str = Field(min_length=1)
-    photos: str = Field(min_length=1)
-    words: SubjectConfig = SubjectConfig()
-
-
-class Words(Strict):
-    """One value of the decoupling axis: the prompts of contrastive decoupling, or plain ones."""
-
-    label: str = Field(min_length=1)
-    decoupling: Decoupling
-
-    @property
-    def plain(self) -> bool:
-        """Whether there is no decoupling at all."""
-        return self.decoupling == NONE
-
-
-class PromptSet(Strict):
-    """One value of the prompts axis: evaluation prompts that are drawn and judged together."""
-
-    label: str = Field(min_length=1)
-    prompts: tuple[str, ...] = Field(min_length=1)
-
-
-def _option(value: Any) -> Any:
-    """``aspl``, ``restore,upscale``, ``{name: aspl, rounds: 5, label: short}`` or ``{label: ..., chain: [...]}``."""
-    if isinstance(value, Option):
-        return value
-    label = value.get("label") if isinstance(value, Mapping) else None
-    if isinstance(value, Mapping):
-        value = value["chain"] if "chain" in value else {key: each for key, each in value.items() if key != "label"}
-    chain = _Chain.model_validate({"chain": value}).chain
-    if [step.name for step in chain] == [NOTHING]:
-        chain = ()
-    return {"label": label or "+".join(step.spoken for step in chain) or NOTHING, "chain": chain}
-
-
-class _Chain(Strict):
-    chain: Chain
-
-
-def _person(value: Any) -> Any:
-    if isinstance(value, str):
-        return {"label": value, "photos": value}
-    if isinstance(value, Mapping) and "words" not in value:
-        words = {key: each for key, each in value.items() if key not in ("label", "photos")}
-        return {"label": value.get("label", value.get("photos", "")), "photos": value.get("photos", ""), "words": words}
-    return value
-
-
-def _decoupling(value: Any) -> Any:
-    if isinstance(value, bool):
-        return {"label": CDL, "decoupling": Decoupling()} if value else {"label": PLAIN, "decoupling": NONE}
-    if isinstance(value, Mapping) and "decoupling" not in value:
-        words = {key: each for key, each in value.items() if key != "label"}
-        return {"label": value.get("label", CDL), "decoupling": words}
-    return value
-
-
-def _prompts(value: Any) -> Any:
-    """One list of prompts, or several by name."""
-    if isinstance(value, Mapping):
-        return [{"label": label, "prompts": prompts} for label, prompts in value.items()]
-    if isinstance(value, Sequence) and value and all(isinstance(each, str) for each in value):
-        return [{"label": "prompts", "prompts": value}]
-    return value
-
-
-def _axis(value: Any) -> Any:
-    """An axis has at least one value; a single one need not be a list."""
-    if value is None or (isinstance(value, Sequence | Mapping) and not len(value)):
-        raise PydanticCustomError("axis", "the axis has no values; give at least one")
-    return [value] if isinstance(value, str | int | float | Mapping) else value
-
-
-def _filter(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    return {axis: [str(each) for each in (v if isinstance(v, list | tuple) else [v])] for axis, v in value.items()}
-
-
-Methods = Annotated[tuple[Annotated[Option, BeforeValidator(_option)], ...], BeforeValidator(_axis)]
-Subjects = Annotated[tuple[Annotated[Person, BeforeValidator(_person)], ...], BeforeValidator(_axis)]
-Treatments = Annotated[tuple[Annotated[Words, BeforeValidator(_decoupling)], ...], BeforeValidator(_axis)]
-Prompts = Annotated[tuple[PromptSet, ...], BeforeValidator(_axis), BeforeValidator(_prompts)]
-Filters = tuple[Annotated[dict[str, tuple[str, ...]], BeforeValidator(_filter)], ...]
 
 
 class MatrixConfig(Strict):
@@ -134,7 +45,7 @@ class MatrixConfig(Strict):
     suite: str = "tiny"
     subjects: Subjects
     protections: Methods
-    budgets: Annotated[tuple[float, ...], BeforeValidator(_axis)] = Field((11.0,), description="/255, L_inf")
+    budgets: Annotated[tuple[float, ...], BeforeValidator(axis_of)] = Field((11.0,), description="/255, L_inf")
     purifiers: Methods = Field(description="chains; `none` is no purifier, and is always there as a baseline")
     trainers: Methods = (Option(label="dreambooth", chain=(Choice(name="dreambooth"),)),)
     decoupling: Treatments = Field(
@@ -142,7 +53,7 @@ class MatrixConfig(Strict):
         description="true, false, or the settings of contrastive decoupling with a label",
     )
     prompts: Prompts = (PromptSet(label="prompts", prompts=("a photo of {subject}", "a smiling photo of {subject}")),)
-    seeds: Annotated[tuple[int, ...], BeforeValidator(_axis)] = (0, 1)
+    seeds: Annotated[tuple[int, ...], BeforeValidator(axis_of)] = (0, 1)
     common_seeds: bool = Field(False, description="a seed is the same noise for every subject; else each has its own")
     only: Filters = Field((), description="keep only arms that match one of these, axis: label or pattern")
     exclude: Filters = Field((), description="leave out arms that match one of these")

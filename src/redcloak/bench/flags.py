@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from redcloak import registry
 from redcloak.api import Budget, Flag
+from redcloak.bench.axes import NOTHING, PLAIN
 from redcloak.bench.board import Team, team_label
-from redcloak.bench.config import NOTHING, PLAIN
 from redcloak.bench.facts import Facts
 from redcloak.bench.grid import BASELINES, NO_BUDGET, Matrix
 from redcloak.bench.results import EMPTY, Cell, Place, Results, Teams

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from redcloak.bench.config import AXES, NOTHING, PLAIN, MatrixConfig, Option, Person, Words
+from redcloak.bench.axes import AXES, NOTHING, PLAIN, Option, Person, Words
+from redcloak.bench.config import MatrixConfig
 from redcloak.bench.digests import Digests
 from redcloak.config import Choice
 from redcloak.errors import UserError, unknown

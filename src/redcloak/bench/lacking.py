@@ -9,8 +9,8 @@ from __future__ import annotations
 from itertools import product
 from math import isfinite
 
+from redcloak.bench.axes import NOTHING, PLAIN
 from redcloak.bench.board import Team, team_label
-from redcloak.bench.config import NOTHING, PLAIN
 from redcloak.bench.grid import BASELINES, NO_BUDGET, Axes, Matrix
 from redcloak.bench.results import Place, Results, by
 from redcloak.report.model import PRIMARY

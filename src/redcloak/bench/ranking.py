@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from math import isnan
 
 from redcloak import __version__
+from redcloak.bench.axes import NOTHING, PLAIN
 from redcloak.bench.board import Board, Failure, Standing, Team, TeamCell, team_label
-from redcloak.bench.config import NOTHING, PLAIN
 from redcloak.bench.facts import Facts, manifests, ran, seconds
 from redcloak.bench.flags import Flags
 from redcloak.bench.grid import BASELINES, NO_BUDGET, Arm, Matrix

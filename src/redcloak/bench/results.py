@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from redcloak.bench.config import NOTHING, PLAIN
+from redcloak.bench.axes import NOTHING, PLAIN
 from redcloak.bench.grid import NO_BUDGET, Arm, Axes, Matrix
 from redcloak.errors import UserError
 from redcloak.report.table import Source, write_whole

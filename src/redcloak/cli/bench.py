@@ -64,7 +64,7 @@ def filters(texts: list[str] | None) -> list[dict[str, list[str]]] | None:
         return None
     import re
 
-    from redcloak.bench.config import AXES
+    from redcloak.bench.axes import AXES
 
     found = []
     for text in texts:
