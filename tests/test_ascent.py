@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from redcloak.api import Budget, Context
 from redcloak.backbone import Backbone
-from redcloak.crafting.ascent import Plan, ascend, constant, decaying, direction
+from redcloak.crafting.ascent import ascend
 from redcloak.crafting.balls import project, quantise, random_start
 from redcloak.crafting.objectives import denoising, encoder_distance, value_and_gradient
+from redcloak.crafting.rules import Plan, constant, decaying, direction
 from redcloak.rng import generators
 
 ELEVEN = Budget.of_255(11)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from redcloak import memory
 from redcloak.api import Budget, Context, Machine
-from redcloak.crafting.ascent import Plan, ascend
+from redcloak.crafting.ascent import ascend
 from redcloak.crafting.objectives import denoising, value_and_gradient
+from redcloak.crafting.rules import Plan
 from redcloak.crafting.surrogate import Surrogate, SurrogateConfig
 from redcloak.memory import Aside, must_park
 from redcloak.registry import load

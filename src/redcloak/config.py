@@ -16,7 +16,7 @@ from redcloak.errors import UserError, unknown
 from redcloak.prompts import Decoupling
 
 if TYPE_CHECKING:
-    from redcloak.crafting.ascent import Plan
+    from redcloak.crafting.rules import Plan
 
 
 def transport(default: Any, **kwargs: Any) -> Any:
@@ -105,7 +105,7 @@ class AscentConfig(ProtectConfig):
     @property
     def plan(self) -> Plan:
         """The plan of the ascent in [0, 1] pixel units."""
-        from redcloak.crafting.ascent import Plan
+        from redcloak.crafting.rules import Plan
 
         return Plan(self.ball, self.step_size / 255, self.steps, self.rule)
 

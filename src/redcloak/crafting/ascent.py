@@ -11,22 +11,18 @@ Cite: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor
 
-from redcloak.api import Budget, Context
-from redcloak.crafting.balls import project
+from redcloak.api import Context
 from redcloak.crafting.objectives import EVERY, Objective, Rows, through, value_and_gradient
+from redcloak.crafting.rules import Mover, Plan, mover_of
 from redcloak.errors import UserError
 
 GROUP = 4
 SMALL = 128 * 128  # pixels of a photo that is grouped
-Rule = Literal["sign", "normalised", "l2", "apgd"]
-Schedule = Callable[[int, int], float]
 
 
 class Diverged(UserError):
@@ -38,40 +34,6 @@ class Diverged(UserError):
             "try a smaller lr or step_size, or full precision."
         )
         self.photo, self.step, self.images = photo, step, images
-
-
-def constant(step: int, steps: int) -> float:
-    """The full step size throughout."""
-    return 1.0
-
-
-def decaying(step: int, steps: int) -> float:
-    """From the full step size down to a hundredth, linearly (PhotoGuard)."""
-    return 1.0 - 0.99 * step / steps
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to ascend: the ball, the steps and their size in [0, 1] pixel units, the rule, and how the size shrinks.
-
-    Rules: ``sign`` of the gradient; ``normalised`` to a largest entry of 1; ``l2``, to a root mean square of 1;
-    ``apgd``, the sign with momentum and steps that are halved where they no longer gain (:class:`_Apgd`).
-    """
-
-    budget: Budget
-    step_size: float
-    steps: int
-    rule: Rule = "sign"
-    schedule: Schedule = constant
-
-
-def direction(gradient: Tensor, rule: Rule) -> Tensor:
-    """The direction of a step, for each image on its own."""
-    if rule in ("sign", "apgd"):
-        return gradient.sign()
-    flat = gradient.flatten(1)
-    size = flat.abs().amax(1) if rule == "normalised" else flat.pow(2).mean(1).sqrt()
-    return gradient / size.clamp_min(1e-12).view(-1, 1, 1, 1)
 
 
 def ascend(
@@ -145,7 +107,7 @@ def _climb(
     resumed: dict[str, Tensor],
 ) -> Tensor:
     images, origin = everything[rows], clean[rows]
-    mover: _Mover = (_Apgd if plan.rule == "apgd" else _Plain)(origin, plan)
+    mover = mover_of(origin, plan)
     first = 0
     if resumed:
         images, first = resumed["images"][rows], int(resumed["step"])
@@ -194,7 +156,7 @@ class _Follow:
         rows: slice,
         images: Tensor,
         step: int,
-        mover: _Mover,
+        mover: Mover,
         generators: Sequence[Generator],
     ) -> None:
         if self.context is None or not self.keeps:
@@ -208,93 +170,3 @@ class _Follow:
             return {"images": now, **place, **streams, **mover.state()}
 
         self.context.checkpoint.save(state)
-
-
-class _Mover:
-    """The step rule of one climb, with whatever it remembers."""
-
-    def __init__(self, origin: Tensor, plan: Plan) -> None:
-        self.origin, self.plan = origin, plan
-
-    def move(self, images: Tensor, losses: Tensor, gradient: Tensor, step: int) -> Tensor:
-        raise NotImplementedError
-
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Take up what :meth:`state` gave."""
-
-    def result(self, images: Tensor) -> Tensor:
-        return images.detach()
-
-
-class _Plain(_Mover):
-    def move(self, images: Tensor, losses: Tensor, gradient: Tensor, step: int) -> Tensor:
-        size = self.plan.step_size * self.plan.schedule(step, self.plan.steps)
-        return project(images + size * direction(gradient, self.plan.rule), self.origin, self.plan.budget)
-
-
-class _Apgd(_Mover):
-    """Auto-PGD: momentum 0.75; the step is halved, and the best point taken up again, where it no longer gains.
-
-    The best point is that of the highest loss seen. A loss that is one random draw is a noisy judge of it: average
-    several draws (``draws``), or keep to ``sign``.
-
-    Cite: Croce & Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free
-    Attacks", ICML 2020, algorithm 1.
-    """
-
-    def __init__(self, origin: Tensor, plan: Plan) -> None:
-        super().__init__(origin, plan)
-        count = len(origin)
-        self.size = torch.full((count,), plan.step_size)
-        self.best, self.best_loss = origin.clone(), torch.full((count,), -torch.inf)
-        self.best_gradient = torch.zeros_like(origin)
-        self.before, self.last_loss = origin.clone(), torch.full((count,), -torch.inf)
-        self.gains, self.since = torch.zeros(count), torch.zeros(1)
-        self.checked_loss, self.checked_size = self.best_loss.clone(), self.size.clone()
-        self.period = torch.tensor([max(0.22 * plan.steps, 1.0)])
-
-    def state(self) -> dict[str, Tensor]:
-        return {f"apgd.{name}": value for name, value in vars(self).items() if isinstance(value, Tensor)}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        for name, value in state.items():
-            if name.startswith("apgd."):
-                setattr(self, name[5:], value)
-
-    def move(self, images: Tensor, losses: Tensor, gradient: Tensor, step: int) -> Tensor:
-        self.gains += losses > self.last_loss
-        better = losses > self.best_loss
-        self.best = torch.where(_wide(better), images, self.best)
-        self.best_gradient = torch.where(_wide(better), gradient, self.best_gradient)
-        self.best_loss = torch.where(better, losses, self.best_loss)
-        self.last_loss, self.since = losses, self.since + 1
-        if self.since >= self.period:
-            images, gradient = self._check(images, gradient)
-        ahead = project(images + _wide(self.size) * gradient.sign(), self.origin, self.plan.budget)
-        share = 0.75 if step else 1.0
-        moved = images + share * (ahead - images) + (1 - share) * (images - self.before)
-        self.before = images
-        return project(moved, self.origin, self.plan.budget)
-
-    def _check(self, images: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Condition 1: too few gains since the last check. Condition 2: neither the size nor the best loss changed."""
-        few = self.gains < 0.75 * self.since
-        stuck = (self.checked_size == self.size) & (self.checked_loss == self.best_loss)
-        halve = few | stuck
-        self.checked_size, self.checked_loss = self.size.clone(), self.best_loss.clone()
-        self.size = torch.where(halve, self.size / 2, self.size)
-        self.gains, self.since = torch.zeros_like(self.gains), torch.zeros_like(self.since)
-        least, shrink = 0.06 * self.plan.steps, 0.03 * self.plan.steps
-        self.period = (self.period - shrink).clamp_min(max(least, 1.0))
-        back = _wide(halve)
-        return torch.where(back, self.best, images), torch.where(back, self.best_gradient, gradient)
-
-    def result(self, images: Tensor) -> Tensor:
-        return self.best.detach()
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1, 1)

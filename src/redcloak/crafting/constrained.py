@@ -20,9 +20,10 @@ from torch import Generator, Tensor
 
 from redcloak.api import Budget, Context
 from redcloak.config import AscentConfig
-from redcloak.crafting.ascent import Plan, ascend, decaying
+from redcloak.crafting.ascent import ascend
 from redcloak.crafting.balls import quantise
 from redcloak.crafting.objectives import EVERY, Objective, Rows
+from redcloak.crafting.rules import Plan, decaying
 from redcloak.errors import UserError
 
 

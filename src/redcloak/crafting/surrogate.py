@@ -20,8 +20,9 @@ from redcloak import rng
 from redcloak.api import Context
 from redcloak.backbone import Backbone
 from redcloak.config import ProtectConfig
-from redcloak.crafting.ascent import Diverged, Plan, ascend
+from redcloak.crafting.ascent import Diverged, ascend
 from redcloak.crafting.objectives import Objective
+from redcloak.crafting.rules import Plan
 from redcloak.memory import Aside
 from redcloak.prompts import NONE
 from redcloak.training.finetuning import FineTune, Latents, Prior, trainable

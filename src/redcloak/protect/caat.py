@@ -11,9 +11,10 @@ from torch import Generator, Tensor, nn
 from redcloak.api import Context, Method
 from redcloak.backbone import Backbone
 from redcloak.config import AscentConfig
-from redcloak.crafting.ascent import Diverged, direction
+from redcloak.crafting.ascent import Diverged
 from redcloak.crafting.balls import project, quantise
 from redcloak.crafting.objectives import denoising, through
+from redcloak.crafting.rules import direction
 from redcloak.training.finetuning import trainable
 
 METHOD = Method(

@@ -8,9 +8,10 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.crafting.ascent import Plan, ascend
+from redcloak.crafting.ascent import ascend
 from redcloak.crafting.balls import quantise
 from redcloak.crafting.objectives import denoising
+from redcloak.crafting.rules import Plan
 from redcloak.crafting.surrogate import Surrogate, SurrogateConfig, stream_of
 
 METHOD = Method(

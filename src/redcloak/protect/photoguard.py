@@ -13,9 +13,10 @@ from torch import Generator, Tensor
 from redcloak.api import Context, Method
 from redcloak.backbone import Backbone
 from redcloak.config import AscentConfig
-from redcloak.crafting.ascent import ascend, constant, decaying
+from redcloak.crafting.ascent import ascend
 from redcloak.crafting.balls import quantise, random_start
 from redcloak.crafting.objectives import EVERY, Objective, Rows, encoder_distance
+from redcloak.crafting.rules import constant, decaying
 
 METHOD = Method(
     title="PhotoGuard",
