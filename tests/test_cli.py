@@ -453,25 +453,34 @@ def test_the_estimate_follows_what_it_sees():
     from redcloak.runtime.matrix import Graph
     from redcloak.runtime.plan import Plan, Row
 
-    rows = (Row("train", 3, 0, 3, 10.0, "prior"), Row("draw", 2, 0, 2, 5.0, "measured"))
+    rows = (
+        Row("train", 3, 0, 3, 10.0, "prior"),
+        Row("draw", 2, 0, 2, 4.0, "prior"),
+        Row("score", 2, 0, 2, 1.0, "measured"),
+    )
     now = [0.0]
     estimate = Estimate(Plan(rows, 40.0, 40.0, 1, None, None, 0, 0), lambda: now[0])
     nodes = [Graph().add("train", {"seed": seed}) for seed in range(3)]
     assert estimate.seconds() == 40
-    assert "0/5, at a guess 40 s" in str(estimate)
+    assert "0/7, at a guess 40 s" in str(estimate)
     estimate.take(Event("started", nodes[0]))
     now[0] = 20.0
     estimate.take(Event("progress", nodes[0], 1, 2))
-    assert estimate.seconds() == 20 + 2 * 10 + 2 * 5
+    assert estimate.seconds() == 20 + 2 * 10 + 2 * 4 + 2
     now[0] = 40.0
     estimate.take(Event("finished", nodes[0], seconds=40.0))
-    slower = (8 + 40) / (8 + 10)  # eight seconds is the plan's mean stage
-    assert estimate.seconds() == pytest.approx(2 * (10 + 40) / 2 + 2 * 5 * slower)
-    assert str(estimate).startswith("1/5, about")
+    mean = 40 / 7  # seconds of the plan's mean stage
+    slower = (mean + 40) / (mean + 10)
+    assert estimate.seconds() == pytest.approx(2 * (10 + 40) / 2 + 2 * 4 * slower + 2)  # what was measured stands
+    assert str(estimate).startswith("1/7, at a guess")
+    estimate.take(Event("finished", Graph().add("score", {"seed": 0}), seconds=3.0))
+    estimate.take(Event("finished", Graph().add("draw", {"seed": 0}), seconds=4.0))
+    assert estimate.seconds() == pytest.approx(2 * (10 + 40) / 2 + (4 + 4) / 2 + (1 + 3) / 2)
+    assert str(estimate).startswith("3/7, about")
     for node in nodes[1:]:
         estimate.take(Event("started", node))
     left = estimate.seconds()
-    assert left == pytest.approx((2 * 25 + 2 * 5 * slower) / 2)  # two were seen to run at once
+    assert left == pytest.approx((2 * 25 + 4 + 2) / 2)  # two were seen to run at once
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------

@@ -22,9 +22,10 @@ class Estimate:
     """The seconds left of a run: the plan's expectation, corrected by what the run itself has shown.
 
     A stage is expected to take the mean of what it took in this run and of the plan, which counts as one more
-    observation; a stage not yet met takes the plan's time by the factor that the plan was wrong so far. A running
-    stage is extrapolated from its own progress. As many stages run at once as the plan says, or were seen to: a cluster
-    takes what it has, whatever ``--workers``.
+    observation. A stage not yet met takes the plan's time by the factor that the plan was wrong so far; one that the plan
+    had measured, by the factor of those that it had measured: a guess that was wrong says nothing of it. A running stage
+    is extrapolated from its own progress. As many stages run at once as the plan says, or were seen to: a cluster takes
+    what it has, whatever ``--workers``.
     """
 
     def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic) -> None:
@@ -71,14 +72,18 @@ class Estimate:
 
     def _each(self, stage: str) -> float:
         past = self.measured.get(stage, [])
-        return (self._planned(stage) * (1.0 if past else self._error()) + sum(past)) / (1 + len(past))
+        return (self._planned(stage) * (1.0 if past else self._error(stage)) + sum(past)) / (1 + len(past))
 
     def _planned(self, stage: str) -> float:
         return self.rows[stage].seconds_each or 0.0
 
-    def _error(self) -> float:
-        expected = self.usual + sum(self._planned(stage) * len(past) for stage, past in self.measured.items())
-        return (self.usual + sum(map(sum, self.measured.values()))) / expected if expected else 1.0
+    def _error(self, stage: str) -> float:
+        trusted = self.rows[stage].source == "measured"
+        seen = {
+            name: past for name, past in self.measured.items() if not trusted or self.rows[name].source == "measured"
+        }
+        expected = self.usual + sum(self._planned(name) * len(past) for name, past in seen.items())
+        return (self.usual + sum(map(sum, seen.values()))) / expected if expected else 1.0
 
     def _rest(self, stage: str, start: float, share: float) -> float:
         spent = self.clock() - start
