@@ -22,10 +22,10 @@ class Estimate:
     """The seconds left of a run: the plan's expectation, corrected by what the run itself has shown.
 
     A stage is expected to take the mean of what it took in this run and of the plan, which counts as one more
-    observation. A stage not yet met takes the plan's time by the factor that the plan was wrong so far; one that the plan
-    had measured, by the factor of those that it had measured: a guess that was wrong says nothing of it. A running stage
-    is extrapolated from its own progress. As many stages run at once as the plan says, or were seen to: a cluster takes
-    what it has, whatever ``--workers``.
+    observation. A stage not yet met takes the plan's time by the factor that the plan was wrong so far; one that the
+    plan had measured, by the factor of those that it had measured: a guess that was wrong says nothing of it. A running
+    stage is extrapolated from its own progress. As many stages run at once as the plan says, or were seen to: a cluster
+    takes what it has, whatever ``--workers``.
     """
 
     def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic) -> None:
