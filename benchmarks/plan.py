@@ -17,7 +17,7 @@ from redcloak.parsing import validate
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=10, help="trainings of each arm (default %(default)s)")
+    parser.add_argument("--seeds", type=int, default=11, help="trainings of each arm (default %(default)s)")
     parser.add_argument("--subjects", type=int, default=2, help="drawn people (default %(default)s)")
     args = parser.parse_args()
     start = time.process_time()

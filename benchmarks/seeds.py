@@ -1,8 +1,8 @@
 """What of the spread of runs is common to all people of a seed? ``python benchmarks/seeds.py SCORES.parquet ...``.
 
-Under ``common_seeds`` a seed draws the same noise and order of pictures for everybody, else for each person their own.
-``x[arm, person, seed]``, the mean over pictures, is taken apart by a two-way analysis of variance without replication,
-pooled over arms:
+Under ``common_seeds`` a seed draws the same noise and order of pictures for everybody, else for each person their own:
+then expect about 0 for what seeds have in common. ``x[arm, person, seed]``, the mean over pictures, is taken apart by a
+two-way analysis of variance without replication, pooled over arms:
 
     x = mean + person + seed + rest,    persons, seeds and rest random
 

@@ -41,7 +41,7 @@ def options(
     parser.add_argument("--first", type=int, default=100, help="number of the first drawn person")
     parser.add_argument("--seeds", type=int, default=seeds, help="trainings of each arm (default %(default)s)")
     parser.add_argument(
-        "--common-seeds", action="store_true", help="a seed is the same noise for everybody, as it was before"
+        "--common-seeds", action="store_true", help="a seed is the same noise for everybody, as in most tables of docs/"
     )
     parser.add_argument("--budget", type=float, default=budget, help="of 255 (default %(default)s)")
     parser.add_argument("--suite", default="tiny")

@@ -159,6 +159,10 @@ def test_noise_that_all_subjects_share_is_information():
         "all 8 subjects share their noise: intervals hold for these 2 seeds.",
     )
     assert "common-seeds" not in anchors(finished(table(subjects=1), common_seeds=True))
+    whole = table()
+    keep = whole.metric == "quality"
+    scored = Table(**{name: column[keep] for name, column in vars(whole).items()})
+    assert "common-seeds" in anchors(finished(scored, common_seeds=True))  # the score that minds seeds most
     once = {flag.anchor: flag for flag in run_checks(finished(table(seeds=1), common_seeds=True))}
     assert once["common-seeds"].message.endswith("intervals hold for this one seed.")
 

@@ -163,6 +163,10 @@ def test_a_challenge_has_the_people_and_the_seeds_of_the_claim(claim, other, cro
         assert "the claim rests on the photos of" in refused(rewrite(other(), strange), claim)
 
 
+def test_a_challenge_means_by_a_seed_what_the_claim_means(claim, other):
+    assert "other noise: the claim has common_seeds: false" in refused(other(common_seeds=True), claim)
+
+
 LAZY = {"trainers": [{"name": "dreambooth", "steps": 1, "label": "lazy"}]}
 UNLEARNT = {"clean": (0.12,) * 4, "aspl": (0.1, 0.1, 0.1, 0.11), "random_noise": (0.12,) * 4}
 

@@ -11,7 +11,8 @@ import typer
 from redcloak.cli import app
 
 ROOT = Path(__file__).parents[1]
-PAGES = [path for path in sorted(ROOT.rglob("*.md")) if not any(part.startswith(".") for part in path.parts)]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "RESPONSIBLE_USE.md", "SECURITY.md")]
+PAGES += [page for part in ("docs", "claims", "examples", "src") for page in sorted((ROOT / part).rglob("*.md"))]
 NAMES = {"redcloak.json"}  # a file that commands leave beside their results
 
 

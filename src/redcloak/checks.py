@@ -214,7 +214,8 @@ def check_seed_spread(run: Run) -> Flag | None:
 
 def check_common_seeds(run: Run) -> Flag | None:
     """One seed was the same noise for every subject: intervals over subjects hold for the seeds drawn."""
-    sample = run.sample(CLEAN)
+    samples = [run.sample(CLEAN, metric) for metric in (PRIMARY, *run.metrics)]
+    sample = max(samples, key=lambda each: len(each.values))
     subjects, seeds = len(set(sample.subjects.tolist())), len(set(sample.seeds.tolist()))
     if not run.common_seeds or subjects < 2:
         return None

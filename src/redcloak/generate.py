@@ -38,7 +38,7 @@ def generate(
 
     Returns images ``(len(prompts) * count, 3, H, W)`` in [0, 1], prompt by prompt, and the prompt of each. Random: the
     starting noise of picture ``i`` of any prompt, from the stream ``(seed, "generate", i)``, so that all prompts (and
-    all arms of an audit) start from the same noise and their pictures pair up. ``chunk`` pictures are drawn at a time,
+    all arms of a subject) start from the same noise and their pictures pair up. ``chunk`` pictures are drawn at a time,
     by default fewer where they are large.
     """
     chunk = chunk or at_once(size or int(backbone.unet.config.sample_size) * backbone.factor)

@@ -1,7 +1,7 @@
 """The steps of the chain one at a time: the nodes of an audit, made in this process and put into a folder.
 
-Each step builds its node as an audit does (`nodes.Nodes`), so that the same photos, settings and seed give the same
-pixels in both. All take one configuration, that of an audit.
+Each step builds its node as an audit does (`nodes.Nodes`): the same photos, settings and seed give the pixels of an
+audit with ``common_seeds``, whatever the configuration says of that. All take one configuration, that of an audit.
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ class Evidence(Strict):
     protocol: str = Field(description="name and version")
     subjects: dict[str, str] = Field(min_length=1, description="label -> digest of the photos")
     seeds: tuple[int, ...] = Field(min_length=1)
+    common_seeds: bool = Field(False, description="a seed was the same noise for every subject")
     created: str
     redcloak_version: str
     results: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of results.parquet")
@@ -100,6 +101,9 @@ def objection(claim: Claim, evidence: Evidence) -> str | None:
     if strange or seeds:
         what = f"the photos of {', '.join(strange)}" if strange else f"seed {', '.join(seeds)}"
         return f"the claim rests on {what}, too; run at least its subjects and seeds."
+    if evidence.common_seeds != first.common_seeds:
+        said = str(first.common_seeds).lower()
+        return f"its seeds are other noise: the claim has common_seeds: {said}; run it so."
     if evidence.learnt != first.learnt and not evidence.clean.estimate >= first.clean.low:
         return (
             f"from clean photos its models show {evidence.clean} of identity, the claim's {first.clean}; "
@@ -226,6 +230,7 @@ def _evidence(run: Path, board: Board, row: Standing, by: str) -> Evidence:
         protocol=f"{board.protocol} v{board.version}",
         subjects=board.photos,
         seeds=tuple(board.config["seeds"]),
+        common_seeds=board.config["common_seeds"],
         created=board.created,
         redcloak_version=board.redcloak_version,
         results=hashlib.sha256(results.read_bytes()).hexdigest(),

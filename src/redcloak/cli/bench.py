@@ -191,6 +191,8 @@ def report(
     """
     from redcloak.bench.run import prepare
 
+    if json and markdown:
+        raise UserError("--json and --markdown: give one of them.")
     config = matrix_config(matrix, only, subjects=subject)
     where = options.folder(config.protocol, out)
     board = prepare(expanded(config, where), where, store, read_only=True).report(anew=True)

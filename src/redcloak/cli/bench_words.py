@@ -38,7 +38,7 @@ def standings(board: Board, out: Path) -> str:
 
 
 def as_markdown(board: Board) -> str:
-    """The leaderboard's two tables as Markdown: what survives, and what each red team leaves of each protection."""
+    """The leaderboard as Markdown: what survives, without its share, and what each red team leaves of each."""
     from redcloak.bench.page import headline
     from redcloak.cli.text import interval, table
 
@@ -61,15 +61,16 @@ def as_markdown(board: Board) -> str:
     every = []
     for row in rows:
         found = {cell.label: interval(cell.survives) for cell in row.cells}
-        if row in board.standings:
+        if row in board.standings and row.complete:
             found[row.strongest.label] = f"**{found[row.strongest.label]}**"
         every.append((f"{row.protection}@{row.budget}".removesuffix("@-"), *(found.get(team, "-") for team in teams)))
     counts = (f"{n} {what}{'s' * (n != 1)}" for n, what in ((board.subjects, "subject"), (board.seeds, "seed")))
     about = f"{board.protocol} v{board.version}: {', '.join(counts)}, {board.arms_finished} of {board.arms} arms. "
     about += "In brackets 95 % intervals over subjects; of what survives it covers that the strongest was picked."
-    return "\n\n".join(
-        (headline(board), table(columns.split(", "), ranks), table(("still taken under", *teams), every), about)
-    )
+    parts = [headline(board), table(columns.split(", "), ranks), table(("still taken under", *teams), every), about]
+    if board.failures:
+        parts.append("\n".join(f"- failed: {each.label}: {each.reason}" for each in board.failures))
+    return "\n\n".join(parts)
 
 
 def reasons(found: Why, depth: int = 0, name: str = "") -> list[str]:

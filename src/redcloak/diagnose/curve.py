@@ -51,7 +51,8 @@ def curve(arms: Sequence[Course], config: AuditConfig, context: Context, steps: 
     """Train each arm for ``steps`` and score pictures of the subject at the start and at four steps on the way.
 
     ``context`` brings the suite, the subject, the class images and the reference photos. The trainer draws what it
-    draws in an audit; pictures start from the same noise at all steps and in all arms. The backbone is left as it was.
+    draws in an audit with ``common_seeds``; pictures start from the same noise at all steps and in all arms. The
+    backbone is left as it was.
 
     Raises:
         UserError: a trainer that does not report on its way.

@@ -56,8 +56,8 @@ def groups(
 ) -> tuple[list[Group], list[str]]:
     """The groups in the order they are shown, and notes on what could not be made.
 
-    Purified photos are those that an audit makes with the same settings and seed. Random: what the purifiers and the
-    controls draw, from streams named by ``seed``.
+    Purified photos are those of an audit with the same settings and seed and ``common_seeds``. Random: what the
+    purifiers and the controls draw, from streams named by ``seed``.
 
     Raises:
         UserError: a purifier or a control is unknown, or lacks its model.

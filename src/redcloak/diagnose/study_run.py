@@ -49,9 +49,11 @@ class Findings:
 
     @property
     def counts(self) -> str:
-        """``12 subjects, 2 seeds``."""
+        """``12 subjects, 2 seeds``, and whether a seed was the same noise for all of them."""
         counts = {"subject": len(self.config.subjects), "seed": len(self.config.seeds)}
-        return ", ".join(f"{count} {word}{'s' if count > 1 else ''}" for word, count in counts.items())
+        said = ", ".join(f"{count} {word}{'s' if count > 1 else ''}" for word, count in counts.items())
+        shared = self.config.common_seeds and len(self.config.subjects) > 1
+        return f"{said} (the same noise for all)" if shared else said
 
     @cached_property
     def verified(self) -> list[dict[str, str]]:
