@@ -1,4 +1,4 @@
-"""Protections that know the red team: ``python benchmarks/adaptive.py`` writes the adaptive table of the docs.
+"""Protections that know the red team: ``python benchmarks/adaptive.py`` prints the table of docs/adaptive.md.
 
 Rows: nothing, the plain protection, and the same made adaptive to CodeSR, to CDL, and to both. Columns: what each red
 team is left with (identity, "no face" counted as 0): none, CodeSR, CDL, both. Lower is better protected. Then the

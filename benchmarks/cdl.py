@@ -8,6 +8,7 @@ and what CDL adds to it.
 
 Arms that differ only in sampling share their trainings. Identity counts "no face" as 0. Resumable: the same command
 goes on where it was killed; ``--plan`` says what is left to run, ``--short`` cuts every loop, to prove that it runs.
+The tables of the docs are with ``--common-seeds``.
 """
 
 from __future__ import annotations
