@@ -1,9 +1,9 @@
 """Every purifier on the small suite, against two protections and on clean photos: ``python benchmarks/purifiers.py``.
 
-Prints the tables of docs/purifiers.md (with ``--common-seeds``). Each row is a purifier (or a chain, written ``restore,upscale``): the identity
-that training on its output leaves, "no face" counted as 0, on photos protected by ASPL and by AdvDM; and on clean ones,
-where a purifier can only take something away: what over-purification costs. Resumable: the same command goes on where
-it was killed.
+Prints the tables of docs/purifiers.md (with ``--common-seeds``). Each row is a purifier (or a chain, written
+``restore,upscale``): the identity that training on its output leaves, "no face" counted as 0, on photos protected by
+ASPL and by AdvDM; and on clean ones, where a purifier can only take something away: what over-purification costs.
+Resumable: the same command goes on where it was killed.
 """
 
 from __future__ import annotations
