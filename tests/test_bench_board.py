@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from math import isnan
 from pathlib import Path
@@ -177,6 +178,13 @@ def test_a_row_that_has_not_met_every_red_team_with_everybody_is_not_ranked(matr
     assert "not ranked" not in standings(made, tmp_path)
     assert "| aspl | 11 |" in (told := as_markdown(found))
     assert "| not ranked, lacks jpeg + cdl (2 of 20) |" in told
+
+
+def test_a_board_from_before_had_the_same_noise_for_everybody(made):
+    old = json.loads(made.to_json())
+    assert old["config"].pop("common_seeds") is False
+    assert Board.model_validate(old).config["common_seeds"] is True
+    assert Board.model_validate_json(made.to_json()) == made
 
 
 def test_the_tables_as_markdown_say_what_the_board_says(made):

@@ -214,10 +214,12 @@ def check_seed_spread(run: Run) -> Flag | None:
 
 def check_common_seeds(run: Run) -> Flag | None:
     """One seed was the same noise for every subject: intervals over subjects hold for the seeds drawn."""
-    samples = [run.sample(CLEAN, metric) for metric in (PRIMARY, *run.metrics)]
+    if not run.common_seeds:
+        return None
+    samples = (run.sample(CLEAN, metric) for metric in (PRIMARY, *run.metrics))
     sample = max(samples, key=lambda each: len(each.values))
     subjects, seeds = len(set(sample.subjects.tolist())), len(set(sample.seeds.tolist()))
-    if not run.common_seeds or subjects < 2:
+    if subjects < 2:
         return None
     drawn = "this one seed" if seeds == 1 else f"these {seeds} seeds"
     message = f"all {subjects} subjects share their noise: intervals hold for {drawn}."

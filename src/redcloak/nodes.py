@@ -5,7 +5,6 @@ Methods are asked for their settings and versions without being imported: buildi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from redcloak.config import AuditConfig, Choice, MethodConfig
 from redcloak.images import file_digest, folder_digest
 from redcloak.needs import backbone_bytes, takes
 from redcloak.prompts import Decoupling
+from redcloak.rng import derive
 from redcloak.runtime.manifest import Canonical
 from redcloak.runtime.matrix import Graph, Node
 from redcloak.subjects import Photos
@@ -61,8 +61,7 @@ class Nodes:
         """
         if self.config.common_seeds:
             return seed
-        mixed = hashlib.sha256(f"{seed}/{self.photos.digest}".encode()).digest()
-        return int.from_bytes(mixed[:4], "big")
+        return derive(seed, self.photos.digest) >> 31  # 32 bits are enough, and short where people read them
 
     def _once(self, make: Callable[[], dict[str, Any]], *about: object) -> Canonical:
         """The configuration that ``make`` gives, made once for the same words, numbers and objects ``about``."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from redcloak.bench.axes import NOTHING, PLAIN
 from redcloak.config import Strict
@@ -103,6 +103,22 @@ class Board(Strict):
     libraries: dict[str, str] = Field(default_factory=dict)
     config: dict[str, Any]
     of: str = Field("", description="digest of the keys that were read")
+
+    @field_validator("config")
+    @classmethod
+    def _from_before(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """Boards from before the field was there had seeds that were the same noise for everybody."""
+        return value if "common_seeds" in value else {**value, "common_seeds": True}
+
+    @property
+    def rows(self) -> tuple[Standing, ...]:
+        """Protections, then baselines."""
+        return (*self.standings, *self.baselines)
+
+    @property
+    def teams(self) -> list[str]:
+        """The label of every red team, in order."""
+        return list({cell.label: None for row in self.rows for cell in row.cells})
 
     def to_json(self) -> str:
         """The text of ``board.json``."""

@@ -48,7 +48,9 @@ class Evidence(Strict):
     protocol: str = Field(description="name and version")
     subjects: dict[str, str] = Field(min_length=1, description="label -> digest of the photos")
     seeds: tuple[int, ...] = Field(min_length=1)
-    common_seeds: bool = Field(False, description="a seed was the same noise for every subject")
+    common_seeds: bool = Field(
+        True, description="a seed was the same noise for every subject; so it was before the field"
+    )
     created: str
     redcloak_version: str
     results: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of results.parquet")

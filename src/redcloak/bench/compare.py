@@ -17,7 +17,6 @@ from redcloak.report.model import PRIMARY
 from redcloak.stats import Estimate, Sample, holm, paired_difference, signed_rank, subject_differences, subjects_needed
 
 ALPHA = 0.05
-OLD = {"common_seeds": True}  # what boards say of it that were written before the field was there
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def compare(a: Path, b: Path, metric: str = PRIMARY) -> Comparison:
     arms = _differences([cell for cell in first.cells if cell in theirs], first, second, metric)
     arms.sort(key=lambda each: -abs(each.change.estimate) if not isnan(each.change.estimate) else 0.0)
     return Comparison(
-        tuple(changes(OLD | boards[0].config, OLD | boards[1].config)),
+        tuple(changes(boards[0].config, boards[1].config)),
         tuple(arms),
         tuple(cell for cell in first.cells if cell not in theirs),
         tuple(cell for cell in second.cells if cell not in mine),

@@ -67,12 +67,11 @@ def page(board: Board, arms: Iterable[Arm], read: Callable[[Node], Artifact], ou
     """The page as text."""
     templates = environment("bench")
     templates.filters |= {"signed": signed, "percent": percent, "bar": bar}
-    rows = (*board.standings, *board.baselines)
     return templates.get_template("board.html.j2").render(
         board=board,
         headline=headline(board),
-        columns=list({cell.label: None for row in rows for cell in row.cells}),
-        rows=rows,
+        columns=board.teams,
+        rows=board.rows,
         shown=_shown(board, by(arms, lambda arm: arm.axes[1:6]), read, out, store),
         span=_span(board.standings),
         config=yaml.safe_dump(board.config, sort_keys=False, allow_unicode=True),
@@ -114,7 +113,7 @@ def _shown(
     board: Board, arms: dict[Any, list[Arm]], read: Callable[[Node], Artifact], out: Path, store: str
 ) -> dict[tuple[str, ...], Shown]:
     """(protection, budget, purifier, trainer, decoupling) -> what its cell opens."""
-    cells = [(row, cell) for row in (*board.standings, *board.baselines) for cell in row.cells]
+    cells = [(row, cell) for row in board.rows for cell in row.cells]
     each, spent = max(PICTURES // max(len(cells), 1), 1), 0
     found: dict[tuple[str, ...], Shown] = {}
     for row, cell in cells:

@@ -56,10 +56,8 @@ def as_markdown(board: Board) -> str:
         )
         for row in board.standings
     ]
-    rows = (*board.standings, *board.baselines)
-    teams = list({cell.label: None for row in rows for cell in row.cells})
-    every = []
-    for row in rows:
+    every, teams = [], board.teams
+    for row in board.rows:
         found = {cell.label: interval(cell.survives) for cell in row.cells}
         if row in board.standings and row.complete:
             found[row.strongest.label] = f"**{found[row.strongest.label]}**"
@@ -67,7 +65,12 @@ def as_markdown(board: Board) -> str:
     counts = (f"{n} {what}{'s' * (n != 1)}" for n, what in ((board.subjects, "subject"), (board.seeds, "seed")))
     about = f"{board.protocol} v{board.version}: {', '.join(counts)}, {board.arms_finished} of {board.arms} arms. "
     about += "In brackets 95 % intervals over subjects; of what survives it covers that the strongest was picked."
-    parts = [headline(board), table(columns.split(", "), ranks), table(("still taken under", *teams), every), about]
+    parts = [
+        headline(board),
+        table(columns.split(", "), ranks),
+        table(("still taken under", *teams), every),
+        about,
+    ]
     if board.failures:
         parts.append("\n".join(f"- failed: {each.label}: {each.reason}" for each in board.failures))
     return "\n\n".join(parts)
