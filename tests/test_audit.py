@@ -97,6 +97,22 @@ def test_the_page_shows_subject_by_subject_and_fits(audited: Path, size: tuple[i
     assert "There was one subject" not in visit.text
 
 
+def test_purifiers_that_differ_in_their_settings_are_arms_of_their_own(suite, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = AuditConfig(photos="drawn:0", suite=suite[1], purifiers=("jpeg", {"name": "jpeg", "quality": 9}, "tvm"))
+    arms = Audit.prepare(config, tmp_path / "out").arms
+    assert [arm.summary.name for arm in arms if arm.summary.name.startswith("protected+")] == [
+        "protected+jpeg", "protected+jpeg(quality=9)", "protected+tvm"
+    ]  # fmt: skip
+    assert run("audit", "drawn:0", "--out", "no", *suite, "--purifiers", "jpeg;jpeg") == 2
+    assert "purifiers: 'jpeg' stands twice" in capsys.readouterr().err
+
+
+def test_a_budget_among_the_settings_of_a_protection_is_refused(suite, capsys):
+    assert run("audit", "drawn:0", "--out", "no", *suite, "--set", "aspl.budget=4") == 2
+    assert "protection aspl(budget=4): its budget is not a setting here" in capsys.readouterr().err
+
+
 def test_folders_of_one_name_are_told_apart_by_their_paths(suite_folder: Path, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number, folder in enumerate(("a/me", "b/me", "you")):

@@ -103,6 +103,18 @@ def test_the_same_command_computes_nothing_and_says_the_same(copy, computed, cap
     assert "Nothing is left to run" in capsys.readouterr().out
 
 
+def test_what_has_two_labels_is_made_once_and_told_of_under_both(copy, people, suite_folder, computed):
+    twins = ["none", "jpeg", {"name": "jpeg", "label": "twin"}]
+    write(copy, people, suite_folder, purifiers=twins)
+    assert again(copy) == 0
+    assert computed == []
+    table = pandas.read_parquet(copy / "run" / "results.parquet")
+    photos = table[(table.source == "photos") & (table.protection == "photoguard(steps=2)")]
+    one, other = (photos[photos.purifier == label].drop(columns="purifier") for label in ("jpeg", "twin"))
+    assert len(one) > 0
+    pandas.testing.assert_frame_equal(one.reset_index(drop=True), other.reset_index(drop=True))
+
+
 def test_the_resolved_matrix_is_the_same_run(copy, computed, capsys):
     assert run("bench", "run", copy / "run" / "matrix.yaml", "--out", copy / "run", "--json") == 0
     assert computed == []

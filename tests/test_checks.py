@@ -71,6 +71,16 @@ def test_a_budget_used_to_the_full_is_fine_and_purified_photos_have_none():
     assert max(run.photos("protected+jpeg", "linf")) > 11
 
 
+def test_a_budget_of_the_mean_square_is_checked_as_such():
+    wide = with_photos("protected", "linf", 40.0)
+    photos = wide.select(metric="linf", source="photos")
+    squares = replace(photos, metric=np.full(len(photos), "l2"), value=np.full(len(photos), 11.0001))
+    scores = Table.concat([wide, squares])
+    assert "budget-exceeded" in anchors(finished(scores))
+    assert run_checks(finished(scores, budget=Budget.of_255(11, "l2"))) == ()
+    assert "budget-exceeded" in anchors(finished(scores, budget=Budget.of_255(10, "l2")))
+
+
 def test_a_protection_that_changed_nothing():
     assert only(finished(with_photos("protected", "linf", 0.0)), "protection-changed-nothing").arm == "protected"
 

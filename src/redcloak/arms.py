@@ -12,11 +12,13 @@ clean+red_team        the red team on clean photos: does the cure harm the healt
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from redcloak.config import Choice
+from redcloak.config import Chain, Choice
+from redcloak.errors import UserError
 from redcloak.nodes import Nodes
 from redcloak.prompts import NONE, Decoupling
 from redcloak.report.model import CLEAN, PROTECTED, RANDOM_NOISE, RED_TEAM, UNTUNED
@@ -57,6 +59,20 @@ class Arm:
                 yield Row(subject, self.summary.name, seed, source, prompt, image, metric, value)
 
 
+def labels(chains: Sequence[Chain]) -> list[str]:
+    """What reports call each chain of purifiers: its methods, with their settings where others are called the same.
+
+    Raises:
+        UserError: a chain stands twice.
+    """
+    names = ["+".join(step.name for step in chain) for chain in chains]
+    full = ["+".join(step.spoken for step in chain) for chain in chains]
+    found = [whole if names.count(name) > 1 else name for name, whole in zip(names, full, strict=True)]
+    if twice := [label for label, count in Counter(found).items() if count > 1]:
+        raise UserError(f"purifiers: {twice[0]!r} stands twice; drop one.")
+    return found
+
+
 class Builder(Nodes):
     """Builds the arms of one audit; every arm that shares a stage shares its node."""
 
@@ -77,8 +93,7 @@ class Builder(Nodes):
             ),
             self.arm(PROTECTED, f"Protected ({name})", "Nothing done against it.", self.protected, protection=name),
         ]
-        for chain in config.purifiers:
-            label = "+".join(step.name for step in chain)
+        for label, chain in zip(labels(config.purifiers), config.purifiers, strict=True):
             words = f"The protected photos after {label}."
             arms.append(self.arm(f"{PROTECTED}+{label}", label, words, self.protected, chain, protection=name))
         label = "+".join(step.name for step in cure)

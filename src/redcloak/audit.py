@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 
 from redcloak import __version__, protocols, registry
-from redcloak.api import Budget, Kind, Score
+from redcloak.api import Kind, Score
 from redcloak.arms import Arm, Builder
 from redcloak.checks import run_checks
-from redcloak.config import AuditConfig, Choice
+from redcloak.config import AuditConfig, Choice, budget_of
 from redcloak.configured import configured, needs, templates
 from redcloak.errors import UserError
 from redcloak.finished import Run
@@ -65,6 +65,7 @@ class Audit:
         suite = load_suite(config.suite, config.machine)
         photos = _load(config, suite.spec.resolution)
         _check_prompts(config)
+        budget_of(config.protection, config.budget)
         protocols.changed(config)
         graph = Graph()
         each = zip(_names(photos), config.one_by_one(), photos.values(), strict=True)
@@ -179,7 +180,7 @@ class Audit:
         finished = Run(
             scores=scores,
             arms=arms,
-            budget=Budget.of_255(self.config.budget),
+            budget=budget_of(self.config.protection, self.config.budget),
             metrics=metrics,
             held_out=all(builder.photos.held_out for builder in self.builders.values()),
             references=min(len(builder.photos.reference) for builder in self.builders.values()),

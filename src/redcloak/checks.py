@@ -22,7 +22,7 @@ RUINED_PSNR = 20.0  # dB, purified clean photo against the clean photo
 RUINED_IDENTITY = 0.5  # of the clean photos' own identity
 SEVERITIES = ("critical", "warning", "info")
 NO_FACE = 0.5  # share of pictures in which a face must be found
-
+ROUNDING = 1e-3  # /255: what single precision leaves uncertain of a distance
 
 Check = Callable[[Run], Flag | None]
 
@@ -59,9 +59,9 @@ def check_untuned_scores_as_high(run: Run) -> Flag | None:
 
 def check_budget_exceeded(run: Run) -> Flag | None:
     """A saved photo differs from its original by more than the budget allows."""
-    steps = run.budget.radius * 255
-    found = {arm.name: highest(run.photos(arm.name, "linf")) for arm in run.arms if only_perturbed(arm)}
-    over = {name: value for name, value in found.items() if value > steps + 1e-6}
+    steps, norm = run.budget.radius * 255, run.budget.norm
+    found = {arm.name: highest(run.photos(arm.name, norm)) for arm in run.arms if only_perturbed(arm)}
+    over = {name: value for name, value in found.items() if value > steps + ROUNDING}
     if not over:
         return None
     worst = max(over, key=lambda name: over[name])

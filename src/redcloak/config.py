@@ -135,6 +135,20 @@ class Choice(Strict):
         return f"{self.name}({settings})" if settings else self.name
 
 
+def budget_of(protection: Choice, steps: float) -> Budget:
+    """What a protection may change where the budget is ``steps``; the norm is a setting of its own.
+
+    Raises:
+        UserError: a budget stands among the protection's settings, too.
+    """
+    if "budget" in protection.settings:
+        raise UserError(
+            f"protection {protection.spoken}: its budget is not a setting here, because the control of random noise "
+            "has the same; write budget (in a matrix budgets) beside the protection."
+        )
+    return Budget.of_255(steps, protection.settings.get("norm", "linf"))
+
+
 def _short(value: Any) -> str:
     if isinstance(value, Mapping) and "name" in value:
         return str(value["name"])
@@ -179,7 +193,7 @@ class AuditConfig(Strict):
     suite: str = Field("tiny", description="tiny, sd15, sd21, or a folder: a suite's, or any diffusers model")
     subject: SubjectConfig = SubjectConfig()
     protection: MethodChoice = Choice(name="aspl")
-    budget: float = Field(11.0, ge=1, le=64, description="L_inf radius in 8-bit steps (/255)")
+    budget: float = Field(11.0, ge=1, le=64, description="radius in 8-bit steps (/255), L_inf but for norm=l2")
     purifiers: tuple[Chain, ...] = (
         (Choice(name="gaussian"),),
         (Choice(name="jpeg"),),

@@ -28,11 +28,12 @@ from redcloak.bench.axes import (
     Words,
     axis_of,
 )
-from redcloak.config import AuditConfig, Choice, Strict, transport
+from redcloak.config import AuditConfig, Choice, Strict, budget_of, transport
 from redcloak.errors import UserError, unknown
 from redcloak.parsing import read_yaml, validate
 from redcloak.prompts import NONE, Decoupling
 
+Steps = Annotated[float, Field(ge=1, le=64)]  # of 255
 PROTOCOLS = Path(__file__).parents[1] / "protocols" / "bench"
 
 
@@ -45,7 +46,9 @@ class MatrixConfig(Strict):
     suite: str = "tiny"
     subjects: Subjects
     protections: Methods
-    budgets: Annotated[tuple[float, ...], BeforeValidator(axis_of)] = Field((11.0,), description="/255, L_inf")
+    budgets: Annotated[tuple[Steps, ...], BeforeValidator(axis_of)] = Field(
+        (11.0,), description="/255, L_inf but for norm=l2"
+    )
     purifiers: Methods = Field(description="chains; `none` is no purifier, and is always there as a baseline")
     trainers: Methods = (Option(label="dreambooth", chain=(Choice(name="dreambooth"),)),)
     decoupling: Treatments = Field(
@@ -97,6 +100,8 @@ class MatrixConfig(Strict):
         for option in (*self.protections, *self.trainers):
             if len(option.chain) != 1:
                 raise UserError(f"{where}: {option.label!r}: a protection or a trainer is one method, not a chain.")
+        for option in self.protections:
+            budget_of(option.chain[0], self.budgets[0])
         for prompt in (prompt for each in self.prompts for prompt in each.prompts):
             try:
                 named = "|" in prompt.format(subject="|")

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from redcloak import registry
-from redcloak.api import Budget, Flag
+from redcloak.api import Flag
 from redcloak.bench.axes import NOTHING, PLAIN
 from redcloak.bench.board import Team, team_label
 from redcloak.bench.facts import Facts
 from redcloak.bench.grid import BASELINES, NO_BUDGET, Matrix
 from redcloak.bench.results import EMPTY, Cell, Place, Results, Teams
 from redcloak.checks import run_checks
+from redcloak.config import budget_of
 from redcloak.finished import Run
 from redcloak.report.model import CLEAN, PROTECTED, RANDOM_NOISE, UNTUNED
 from redcloak.report.model import Arm as Summary
@@ -125,13 +126,14 @@ class Flags:
             name: [cell for cell in self.teams.get(where, {}).get(team, ()) if cell in self.there]
             for name, (where, team) in names.items()
         }
-        method = self.choices[place[0]][0].name
-        surrogate = self.config.suite if "backbone" in registry.describe("protect", method).method.needs else None
+        protection = self.choices[place[0]][0]
+        needed = registry.describe("protect", protection.name).method.needs
+        surrogate = self.config.suite if "backbone" in needed else None
         metrics = (*self.config.metrics, "fidelity")
         return Run(
             scores=_Scores(self.results, cells),
             arms=tuple(self._summary(name, *where) for name, where in names.items() if cells[name]),
-            budget=Budget.of_255(float(place[1])),
+            budget=budget_of(protection, float(place[1])),
             metrics={k: v for m in metrics for k, v in registry.describe("metrics", m).method.scores.items()},
             held_out=self.held_out,
             references=self.references,

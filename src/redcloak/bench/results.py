@@ -91,11 +91,14 @@ class Results:
     @classmethod
     def of(cls, matrix: Matrix, read: Callable[[Node], Artifact], arms: Iterable[Arm]) -> Results:
         """The scores of the arms that are finished; those of photos once, whatever was trained on them."""
-        config, rows, seen = matrix.config, list[Score](), set[str]()
+        config, rows, seen = matrix.config, list[Score](), set[tuple[str, ...]]()
         for arm in arms:
             rows += _read(arm.axes, "generated", arm.scores, read)
-            if arm.photo_scores is not None and arm.photo_scores.key not in seen:
-                seen.add(arm.photo_scores.key)
+            if arm.photo_scores is None:
+                continue
+            photos = (*Cell.of(arm.axes).photos, arm.photo_scores.key)  # two labels may be one artifact
+            if photos not in seen:
+                seen.add(photos)
                 axes = arm.axes._replace(trainer=NOTHING, decoupling=PLAIN, prompts=NOTHING)
                 rows += _read(axes, "photos", arm.photo_scores, read)
         return cls(config.protocol, config.version, config.suite, rows)
