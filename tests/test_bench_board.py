@@ -110,6 +110,19 @@ def test_protections_stand_by_what_survives_the_strongest_red_team(made):
     assert found["aspl"].beyond_noise.estimate == pytest.approx(0.56 - 0.40, abs=0.01)
 
 
+def test_without_faces_the_first_score_in_which_more_is_better_ranks(crowd):
+    given = {"subjects": crowd, "metrics": ["niqe", "clip_i"]} | GIVEN
+    pets = Matrix.of(validate(MatrixConfig, given, "m"))
+    scores = results(pets)
+    scores.rows = [row._replace(metric="clip_i") for row in scores.rows if row.metric == "identity_zero"]
+    found = ranked(pets, scores)
+    assert found.metric == "clip_i"
+    assert [row.protection for row in found.standings if row.complete] == ["advdm", "aspl", "pid"]
+    assert headline(found).startswith("After the strongest red team 3 of 3 protections still take some clip_i")
+    with pytest.raises(UserError, match="a leaderboard needs a score in which more is better"):
+        validate(MatrixConfig, {"subjects": crowd, "metrics": ["niqe"]} | GIVEN, "m").check("m")
+
+
 def test_what_survives_is_paired_by_subject_and_seed(matrix, made):
     scores = results(matrix)
     clean = Cell("clean", "-", "none", "dreambooth", "plain", "prompts")

@@ -24,10 +24,11 @@ def test_two_runs_are_compared_arm_by_arm(matrix, tmp_path, capsys):
     found = compare(a, b)
     assert found.settings == (("sampling_steps", 25, 50),)
     assert (found.only_a, found.only_b) == ((), ())
-    treated = [each for each in found.arms if each.cell.protection != "untuned"]
-    assert all(each.certain and each.change.estimate == pytest.approx(0.1, abs=1e-9) for each in treated)
-    (floor,) = (each for each in found.arms if each.cell.protection == "untuned")
-    assert not floor.certain
+    treated = [each for cell, each in found.arms.items() if cell.protection != "untuned"]
+    assert all(each.differs and each.difference.estimate == pytest.approx(0.1, abs=1e-9) for each in treated)
+    assert all(there - here == pytest.approx(0.1, abs=1e-9) for there, here in (each.means for each in treated))
+    (floor,) = (each for cell, each in found.arms.items() if cell.protection == "untuned")
+    assert not floor.differs
     assert run("bench", "compare", a, b) == 0
     told = capsys.readouterr().out
     assert "sampling_steps: 25 -> 50" in told
@@ -49,18 +50,41 @@ def noisy(matrix: Matrix, **differ: float) -> Results:
 def test_arms_are_certain_only_where_all_of_them_being_asked_still_leaves_them_so(matrix, tmp_path):
     a, b = keep(tmp_path / "a", matrix), keep(tmp_path / "b", matrix, noisy(matrix, aspl=0.05, pid=0.003))
     found = compare(a, b)
-    assert {each.cell.protection for each in found.arms if each.certain} == {"aspl"}
-    clear = [each for each in found.arms if each.change.low > 0 or each.change.high < 0]
-    assert {each.cell.protection for each in clear} >= {"aspl", "pid"}  # as one of 21 intervals may by chance
+    assert {cell.protection for cell, each in found.arms.items() if each.differs} == {"aspl"}
+    clear = {
+        cell.protection for cell, each in found.arms.items() if each.difference.low > 0 or each.difference.high < 0
+    }
+    assert clear >= {"aspl", "pid"}  # as one of 21 intervals may by chance
     assert found.too_few == ""
 
 
 def test_few_subjects_are_told_that_nothing_can_be_certain(crowd, tmp_path, capsys):
     few = Matrix.of(validate(MatrixConfig, {"subjects": crowd[:6]} | GIVEN, "m"))
     a, b = keep(tmp_path / "a", few), keep(tmp_path / "b", few, results(few, 0.1))
-    assert not any(each.certain for each in compare(a, b).arms)
+    assert not any(each.differs for each in compare(a, b).arms.values())
     assert run("bench", "compare", a, b) == 0
     assert "21 arms are compared: with fewer than 10 subjects none can be certain." in capsys.readouterr().out
+
+
+def test_other_photos_under_the_same_name_are_told(matrix, tmp_path):
+    a, b = keep(tmp_path / "a", matrix), keep(tmp_path / "b", matrix)
+    board = json.loads((b / "board.json").read_text())
+    who = next(iter(board["photos"]))
+    board["photos"][who] = "0" * 64
+    (b / "board.json").write_text(json.dumps(board))
+    ((field, _, there),) = compare(a, b).settings
+    assert (field, there) == (f"photos of {who}", "0" * 12)
+
+
+def test_a_seed_that_one_run_lacks_counts_in_neither_mean(matrix, tmp_path):
+    whole = results(matrix)
+    whole.rows = [row._replace(value=row.value + int(row.axes.seed)) for row in whole.rows]
+    kept = [row for row in whole.rows if row.axes.seed == "0" or row.axes.protection != "pid"]
+    half = Results("own", 1, "tiny", kept)
+    found = compare(keep(tmp_path / "a", matrix, whole), keep(tmp_path / "b", matrix, half))
+    pid = [each for cell, each in found.arms.items() if cell.protection == "pid"]
+    assert pid
+    assert all(each.means[0] == each.means[1] and each.difference.estimate == 0 for each in pid)
 
 
 def test_what_is_not_a_number_is_null_and_an_unknown_score_one_line(matrix, tmp_path, capsys):

@@ -152,6 +152,8 @@ def test_a_challenge_has_the_people_and_the_seeds_of_the_claim(claim, other, cro
         assert "the claim rests on the photos of s8, s9, too" in refused(other(subjects=crowd[:8]), claim)
     elif axis == "seeds":
         assert "the claim rests on seed 1, too" in refused(other(seeds=[0, 2]), claim)
+        shutil.rmtree(claim.parents[1] / "other")
+        assert "the challenge rests on seed 2, too" in refused(other(seeds=[0, 1, 2]), claim)
     else:  # other people under the same names
         renamed = [{**one, "label": f"s{(number + 1) % 10}"} for number, one in enumerate(crowd)]
         assert claims.challenge(other(subjects=renamed), claim).challenges

@@ -1,12 +1,12 @@
 """Claims: what is said to survive, in a folder that anybody can challenge with a run that lowers it.
 
-A claim is one JSON file: the protection with its resolved settings and version, the budget, and the identity that
-survived the strongest red team, with all that this red team was. A challenge is a finished run of the same protection
-at the same budget on the same suite whose strongest red team leaves less; it is added to the file, and the lowest
-number stands, as on RobustBench.
+A claim is one JSON file: the protection with its resolved settings and version, the budget, and the score (identity)
+that survived the strongest red team, with all that this red team was. A challenge is a finished run of the same
+protection at the same budget on the same suite whose strongest red team leaves less; it is added to the file, and the
+lowest number stands, as on RobustBench.
 
-So that neither luck nor neglect lowers a claim, a challenge is refused (:func:`objection`) unless its people and seeds
-are among others those of the claim, its trainer learns people as well as the claim's, and what survives is lower by its
+So that neither luck, choice nor neglect lowers a claim, a challenge is refused (:func:`objection`) unless its people
+and seeds are those of the claim, its trainer learns people as well as the claim's, and what survives is lower by its
 whole interval. A run that is not complete, or has critical red flags, is evidence of nothing.
 
 Cite: Croce et al., RobustBench: a standardized adversarial robustness benchmark, NeurIPS 2021 (datasets track).
@@ -98,11 +98,9 @@ class Claim(Strict):
 def objection(claim: Claim, evidence: Evidence) -> str | None:
     """Why evidence does not lower a claim; None where it does."""
     first, stands = claim.claimed, claim.stands.survives.estimate
-    strange = [label for label, digest in first.subjects.items() if digest not in evidence.subjects.values()]
-    seeds = [str(seed) for seed in first.seeds if seed not in evidence.seeds]
-    if strange or seeds:
-        what = f"the photos of {', '.join(strange)}" if strange else f"seed {', '.join(seeds)}"
-        return f"the claim rests on {what}, too; run at least its subjects and seeds."
+    for mine, theirs, said in ((first, evidence, "the claim"), (evidence, first, "the challenge")):
+        if what := _beyond(mine, theirs):
+            return f"{said} rests on {what}, too; run the claim's subjects and seeds, and no others."
     if evidence.common_seeds != first.common_seeds:
         said = str(first.common_seeds).lower()
         return f"its seeds are other noise: the claim has common_seeds: {said}; run it so."
@@ -114,6 +112,13 @@ def objection(claim: Claim, evidence: Evidence) -> str | None:
     if not evidence.survives.high < stands:
         return f"{stands:.3f} stands, and this run leaves {evidence.survives}; a challenge is lower by its interval."
     return None
+
+
+def _beyond(one: Evidence, other: Evidence) -> str:
+    """The photos or else the seeds of one that the other lacks."""
+    people = [label for label, digest in one.subjects.items() if digest not in other.subjects.values()]
+    seeds = [str(seed) for seed in one.seeds if seed not in other.seeds]
+    return f"the photos of {', '.join(people)}" if people else f"seed {', '.join(seeds)}" if seeds else ""
 
 
 def read_claim(path: Path) -> Claim:

@@ -2,58 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from redcloak.bench.board import read_board
+from redcloak.bench.board import Board, read_board
 from redcloak.bench.results import Cell, Results
 from redcloak.errors import UserError
 from redcloak.report.model import PRIMARY
-from redcloak.stats import Estimate, Sample, holm, paired_difference, signed_rank, subject_differences, subjects_needed
-
-ALPHA = 0.05
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One arm that both runs have: ``B`` minus ``A`` in a score; ``p`` is corrected for the arms that are compared."""
-
-    cell: Cell
-    a: float
-    b: float
-    change: Estimate
-    p: float
-
-    @property
-    def certain(self) -> bool:
-        """Whether the arms differ, all arms being asked; never where there are too few subjects to tell."""
-        return self.p < ALPHA
+from redcloak.stats import Comparison as Paired
+from redcloak.stats import compare as paired
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What changed, and the arms: in both, the largest change first; and those that only one of the runs has."""
+    """What changed; ``B`` against ``A`` in each arm that both have, the largest change first; and the others."""
 
     settings: tuple[tuple[str, Any, Any], ...]
-    arms: tuple[Difference, ...]
+    arms: dict[Cell, Paired]
     only_a: tuple[Cell, ...]
     only_b: tuple[Cell, ...]
 
     @property
     def too_few(self) -> str:
         """Why no arm can be certain, however much it changed; empty where one can."""
-        needed = subjects_needed(len(self.arms))
-        if (
-            any(each.change.over == "subjects" and each.change.clusters >= needed for each in self.arms)
-            or not self.arms
-        ):
+        tested = [each for each in self.arms.values() if each.tests]
+        if not tested or any(each.subjects >= each.needed for each in tested):
             return ""
-        return f"{len(self.arms)} arms are compared: with fewer than {needed} subjects none can be certain."
+        one = tested[0]
+        return f"{one.tests} arms are compared: with fewer than {one.needed} subjects none can be certain."
 
 
 def compare(a: Path, b: Path, metric: str = PRIMARY) -> Comparison:
@@ -70,28 +50,21 @@ def compare(a: Path, b: Path, metric: str = PRIMARY) -> Comparison:
     if metric not in both:
         raise UserError(f"--metric {metric!r}: no score of both runs; there are {', '.join(both) or 'none'}.")
     mine, theirs = set(first.cells), set(second.cells)
-    arms = _differences([cell for cell in first.cells if cell in theirs], first, second, metric)
-    arms.sort(key=lambda each: -abs(each.change.estimate) if not isnan(each.change.estimate) else 0.0)
+    family = {cell: (second.sample(cell, metric), first.sample(cell, metric)) for cell in first.cells if cell in theirs}
+    arms = sorted(paired(family).items(), key=lambda each: -abs(np.nan_to_num(each[1].difference.estimate)))
     return Comparison(
-        tuple(changes(boards[0].config, boards[1].config)),
-        tuple(arms),
+        (*changes(boards[0].config, boards[1].config), *_photos(*boards)),
+        dict(arms),
         tuple(cell for cell in first.cells if cell not in theirs),
         tuple(cell for cell in second.cells if cell not in mine),
     )
 
 
-def _differences(cells: Sequence[Cell], a: Results, b: Results, metric: str) -> list[Difference]:
-    pairs = [(a.sample(cell, metric), b.sample(cell, metric)) for cell in cells]
-    ps = holm([signed_rank(np.array(list(subject_differences(there, here).values()))) for here, there in pairs])
-    return [
-        Difference(cell, _mean(here), _mean(there), paired_difference(there, here), p)
-        for cell, (here, there), p in zip(cells, pairs, ps, strict=True)
-    ]
-
-
-def _mean(sample: Sample) -> float:
-    kept = sample.values[np.isfinite(sample.values)]
-    return float(kept.mean()) if len(kept) else nan
+def _photos(a: Board, b: Board) -> Iterator[tuple[str, Any, Any]]:
+    """Subjects whose label is the same, and whose photos are not."""
+    for who, mine in a.photos.items():
+        if (theirs := b.photos.get(who, mine)) != mine:
+            yield f"photos of {who}", mine[:12], theirs[:12]
 
 
 def changes(a: Any, b: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -32,6 +32,8 @@ from redcloak.config import AuditConfig, Choice, Strict, budget_of, transport
 from redcloak.errors import UserError, unknown
 from redcloak.parsing import read_yaml, validate
 from redcloak.prompts import NONE, Decoupling
+from redcloak.registry import describe
+from redcloak.report.names import PRIMARY
 
 Steps = Annotated[float, Field(ge=1, le=64)]  # of 255
 PROTOCOLS = Path(__file__).parents[1] / "protocols" / "bench"
@@ -87,6 +89,22 @@ class MatrixConfig(Strict):
             return [str(seed) for seed in self.seeds]
         return [value.label for value in getattr(self, axis if axis in ("decoupling", "prompts") else f"{axis}s")]
 
+    @property
+    def ranked_by(self) -> str:
+        """The score of the leaderboard: identity, or without it the first of the metrics in which more is better.
+
+        Raises:
+            UserError: there is none.
+        """
+        scores = {key: score for name in self.metrics for key, score in describe("metrics", name).method.scores.items()}
+        if PRIMARY in scores:
+            return PRIMARY
+        found = next((key for key, score in scores.items() if score.higher_is_better), None)
+        if found is None:
+            said = f"metrics = {list(self.metrics)}: a leaderboard needs a score in which more is better"
+            raise UserError(f"{said}; add identity or clip_i.")
+        return found
+
     def check(self, where: str) -> None:
         """See that labels and filters make sense.
 
@@ -102,6 +120,7 @@ class MatrixConfig(Strict):
                 raise UserError(f"{where}: {option.label!r}: a protection or a trainer is one method, not a chain.")
         for option in self.protections:
             budget_of(option.chain[0], self.budgets[0])
+        _ = self.ranked_by
         for prompt in (prompt for each in self.prompts for prompt in each.prompts):
             try:
                 named = "|" in prompt.format(subject="|")

@@ -13,19 +13,18 @@ from redcloak.bench.axes import NOTHING, PLAIN
 from redcloak.bench.board import Team, team_label
 from redcloak.bench.grid import BASELINES, NO_BUDGET, Axes, Matrix
 from redcloak.bench.results import Place, Results, by
-from redcloak.report.model import PRIMARY
 
 
 class Lacking:
     """The arms of a matrix without a score: every protection is to meet every red team with everybody."""
 
     def __init__(self, matrix: Matrix, results: Results) -> None:
-        config = matrix.config
+        config, score = matrix.config, matrix.config.ranked_by
         self.several = len(config.trainers) > 1
         self.scored = {
             row.axes
             for row in results.rows
-            if row.source == "generated" and row.metric == PRIMARY and isfinite(row.value)
+            if row.source == "generated" and row.metric == score and isfinite(row.value)
         }
         axes = [arm.axes for arm in matrix.arms]
         self.baselines = by((each for each in axes if each.protection in BASELINES), lambda each: each[1:3])

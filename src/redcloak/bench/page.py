@@ -25,7 +25,7 @@ from redcloak.bench.board import Board, Standing, TeamCell
 from redcloak.bench.grid import NO_BUDGET, Arm
 from redcloak.bench.results import by
 from redcloak.images import Picture, fit, list_images, read_image
-from redcloak.report.model import CLEAN
+from redcloak.report.names import CLEAN, PRIMARY
 from redcloak.report.template import environment
 from redcloak.runtime.matrix import Node
 from redcloak.runtime.store import Artifact
@@ -79,6 +79,8 @@ def page(board: Board, arms: Iterable[Arm], read: Callable[[Node], Artifact], ou
         script_hash=base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
         isnan=isnan,
         clean=CLEAN,
+        score=_called(board),
+        face=board.metric == PRIMARY,
     )
 
 
@@ -95,9 +97,15 @@ def headline(board: Board) -> str:
     best, certain = scored[0], [row for row in scored if row.survives.low > 0]
     if not certain:
         return f"None of {len(scored)} protections measurably survives the strongest red team."
+    what = "identity" if board.metric == PRIMARY else _called(board)
     who = f"{best.protection} at {best.budget}/255"
     also = f"{len(certain)} of {len(scored)} protections still take" if len(scored) > 1 else f"{who} still takes"
-    return f"After the strongest red team {also} some identity; most, {signed(best.survives)}, {who}."
+    return f"After the strongest red team {also} some {what}; most, {signed(best.survives)}, {who}."
+
+
+def _called(board: Board) -> str:
+    """The name of the score that protections are ranked by."""
+    return "Identity" if board.metric == PRIMARY else board.metric
 
 
 def command(row: Standing, cell: TeamCell, out: Path, store: str) -> str:

@@ -14,7 +14,7 @@ from redcloak.bench.flags import Flags
 from redcloak.bench.grid import BASELINES, NO_BUDGET, Arm, Matrix
 from redcloak.bench.lacking import Lacking
 from redcloak.bench.results import Place, Results, by, teams_of
-from redcloak.report.model import CLEAN, PRIMARY, RANDOM_NOISE, UNTUNED
+from redcloak.report.model import CLEAN, RANDOM_NOISE, UNTUNED
 from redcloak.runtime.store import Store
 from redcloak.stats import Estimate, Sample, cluster_bootstrap, least_difference, paired_difference, recovered
 
@@ -37,7 +37,7 @@ def board(matrix: Matrix, results: Results, store: Store, arms: list[Arm], failu
         version=results.version,
         title=matrix.config.title,
         suite=results.suite,
-        metric=PRIMARY,
+        metric=matrix.config.ranked_by,
         subjects=len(matrix.config.subjects),
         photos=matrix.photos,
         seeds=len(matrix.config.seeds),
@@ -57,6 +57,7 @@ class _Ranking:
 
     def __init__(self, matrix: Matrix, results: Results, arms: Sequence[Arm], facts: Facts) -> None:
         self.results, self.facts = results, facts
+        self.metric = matrix.config.ranked_by
         self.several = len(matrix.config.trainers) > 1
         self.teams = teams_of(matrix)
         self.arms = by(arms, lambda arm: (arm.axes[1:3], arm.axes[3:6]))
@@ -64,8 +65,8 @@ class _Ranking:
         self.flags = Flags(matrix, results, facts, self.teams)
 
     def sample(self, place: Place, team: Team) -> Sample:
-        """The identity under one red team, over all prompts."""
-        return self.results.over(self.teams.get(place, {}).get(team, ()), PRIMARY)
+        """The score under one red team, over all prompts."""
+        return self.results.over(self.teams.get(place, {}).get(team, ()), self.metric)
 
     def clean(self, team: Team) -> Sample:
         """The reference of a red team: its trainer on clean photos, with nothing done to them."""

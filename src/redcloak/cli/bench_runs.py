@@ -30,8 +30,9 @@ def compare(
     found = compared(a, b, metric)
     if json:
         arms = [
-            defined({"arm": each.cell._asdict(), "a": each.a, "b": each.b, "change": vars(each.change), "p": each.p})
-            for each in found.arms
+            defined({"arm": cell._asdict(), "a": a, "b": b, "change": vars(each.difference), "p": each.adjusted})
+            for cell, each in found.arms.items()
+            for b, a in (each.means,)
         ]
         typer.echo(document({"settings": found.settings, "arms": arms, "only_a": found.only_a, "only_b": found.only_b}))
         return 0
@@ -40,8 +41,9 @@ def compare(
     changed = [f"  {name}: {mine} -> {other}" for name, mine, other in found.settings]
     rows = [("arm", "A", "B", "B - A", "")]
     rows += [
-        (words(each.cell), f"{each.a:.3f}", f"{each.b:.3f}", interval(each.change), "certain" if each.certain else "")
-        for each in found.arms
+        (words(cell), f"{a:.3f}", f"{b:.3f}", interval(each.difference), "certain" if each.differs else "")
+        for cell, each in found.arms.items()
+        for b, a in (each.means,)
     ]
     lines = ["Changed in the matrix:", *(changed or ["  nothing"]), "", aligned(rows)]
     lines += [each for each in (found.too_few,) if each]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import nan
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,7 +14,9 @@ from redcloak.stats.bootstrap import paired_difference
 from redcloak.stats.effects import cliffs_delta, cohen_dz, rank_biserial
 from redcloak.stats.paired import holm, signed_rank, subject_differences
 from redcloak.stats.power import ALPHA, smallest_effect, subjects_needed
-from redcloak.stats.sample import Estimate, Floats, Sample
+from redcloak.stats.sample import Estimate, Floats, Sample, mean_over, shared
+
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Comparison:
     """One arm against another, subject by subject.
 
     Attributes:
+        means: of either arm, over the (subject, seed) pairs that both have.
         difference: the mean of the paired differences, in units of the score.
         p: of Wilcoxon's signed-rank test over the subjects; NaN with fewer than two.
         adjusted: the same after Holm's correction for the whole family.
@@ -34,6 +37,7 @@ class Comparison:
         left_out: subjects that only one of the arms has scores of.
     """
 
+    means: tuple[float, float]
     difference: Estimate
     p: float
     adjusted: float
@@ -60,7 +64,7 @@ class Comparison:
         return subjects_needed(self.tests)
 
 
-def compare(family: Mapping[str, tuple[Sample, Sample]], seed: int = 0) -> dict[str, Comparison]:
+def compare(family: Mapping[Name, tuple[Sample, Sample]], seed: int = 0) -> dict[Name, Comparison]:
     """Compare the two samples under each name, all of them one family for Holm's correction.
 
     The unit is the subject: of each one the mean difference over the (subject, seed) pairs that both arms have. What
@@ -78,8 +82,10 @@ def compare(family: Mapping[str, tuple[Sample, Sample]], seed: int = 0) -> dict[
 def _compare(a: Sample, b: Sample, seed: int) -> Comparison:
     gaps = subject_differences(a, b)
     differences = np.array(list(gaps.values()))
+    cells = shared([a, b])
     everybody = {str(subject) for subject in (*a.subjects.tolist(), *b.subjects.tolist())}
     return Comparison(
+        means=(mean_over(a, cells), mean_over(b, cells)),
         difference=paired_difference(a, b, seed=seed),
         p=signed_rank(differences),
         adjusted=nan,

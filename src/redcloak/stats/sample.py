@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isnan
+from math import isnan, nan
 from typing import Any, Literal
 
 import numpy as np
@@ -124,3 +124,11 @@ def cell_means(sample: Sample, cells: Sequence[Cell]) -> Floats:
     kept = index >= 0
     sums = np.bincount(index[kept], weights=sample.values[kept], minlength=len(cells))
     return np.asarray(sums / np.bincount(index[kept], minlength=len(cells)))
+
+
+def mean_over(sample: Sample, cells: Sequence[Cell]) -> float:
+    """The mean over subjects of the means over their seeds of the means over pictures; NaN without a cell."""
+    if not cells:
+        return nan
+    owner, seeds = owners(cells)
+    return float((cell_means(sample, cells) / seeds[owner]).sum() / len(seeds))
