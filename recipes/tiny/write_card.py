@@ -10,9 +10,9 @@ from common import WEIGHTS
 AIMS = (
     ("autoencoder: PSNR on drawn portraits, dB", ("vae", "PSNR drawn (dB)"), ">= 28"),
     ("autoencoder: PSNR on held-out real photos, dB", ("vae", "PSNR real (dB)"), ">= 24"),
-    ("yardstick: faces found in drawn portraits", ("vae", "yardstick", "faces found"), ">= 0.95"),
-    ("yardstick: rank-1 on 100 drawn people", ("vae", "yardstick", "rank-1"), ">= 0.95"),
-    ("yardstick: genuine / impostor cosine", ("vae", "yardstick", "genuine"), ""),
+    ("face recogniser (SFace): faces found in drawn portraits", ("vae", "yardstick", "faces found"), ">= 0.95"),
+    ("face recogniser: rank-1 on 100 drawn people", ("vae", "yardstick", "rank-1"), ">= 0.95"),
+    ("face recogniser: genuine / impostor cosine", ("vae", "yardstick", "genuine"), ""),
     ("... impostor", ("vae", "yardstick", "impostor"), ""),
     ("rank-1 after the autoencoder's round trip", ("vae", "yardstick after the round trip", "rank-1"), ">= 0.9"),
     ("... genuine cosine", ("vae", "yardstick after the round trip", "genuine"), ""),
