@@ -20,6 +20,7 @@ from redcloak.stats import paired_difference
 from sweep import config, drawn, options, sweep
 
 METRICS = ("identity_zero", "quality")
+ELSEWHERE = ("none", "adaptive", "clip_only", "latents_only", "matched_noise", "realign")  # adaptive.py, and the study
 
 
 def arms_of(builder: Builder, names: Sequence[str]) -> list[Arm]:
@@ -34,9 +35,9 @@ def arms_of(builder: Builder, names: Sequence[str]) -> list[Arm]:
 
 def main() -> None:
     parser = options(__doc__, "out/protections")
-    parser.add_argument("names", nargs="*", help="protections; by default all")
+    parser.add_argument("names", nargs="*", help="by default every protection, and the controls")
     args = parser.parse_args()
-    names = args.names or [name for name in registry.names("protect") if name not in ("none", "adaptive")]
+    names = args.names or [name for name in registry.names("protect") if name not in ELSEWHERE]
     configs = [config(photos, args, protection=Choice(name="none")) for photos in drawn(args)]
     done = sweep(configs, lambda builder: arms_of(builder, names), args.out, args.workers)
     made = [arm for group in done.arms.values() for arm in group if arm.summary.name in names]
