@@ -26,7 +26,7 @@ from redcloak.convert import safetensors as convert
 from redcloak.errors import UserError
 from redcloak.models import sdx4
 from redcloak.models.restorers import network
-from redcloak.purify import codeformer, gfpgan, nafnet, restore, scunet, sd_x4, swinir
+from redcloak.purify import codeformer, gfpgan, nafnet, restore, scunet, sd_x4, swinir, tvm
 from redcloak.purify.upscale import resize
 from redcloak.registry import load
 from redcloak.rng import generators
@@ -460,6 +460,22 @@ def test_an_upscaler_that_is_not_here(tmp_path: Path, x4_folder: Path, suite_fol
     keys = [sd_x4.Config(model=str(x4_folder)).models(), sd_x4.Config(revision="abc").models()]
     assert keys[1] == {"upscaler": "stabilityai/stable-diffusion-x4-upscaler@abc"}
     assert len(keys[0]["upscaler"].split()) == 6, "three parts, each with its configuration"
+
+
+def test_tvm_takes_an_upscaler_where_the_suite_has_none(x4_folder: Path, photos: Tensor, context: Context, monkeypatch):
+    enlarge = sdx4.enlarge
+    monkeypatch.setattr(sdx4, "enlarge", lambda *args: enlarge(*args, steps=2))
+    settings = {"mode": "small", "shrink": 4, "upscaler": str(x4_folder)}
+    bare = replace(context, suite=types.SimpleNamespace(device="cpu"))
+    assert apply(tvm, photos[:1], bare, **settings).shape == photos[:1].shape
+    entry = load("purify", "tvm")
+    small, given = entry.configure(mode="small"), entry.configure(**settings)
+    given.check()
+    assert (entry.needs(small), entry.needs(given)) == (("upscaler",), ())
+    assert "upscaler" not in small.key_fields(), "results from before it are still found"
+    assert (small.models(), given.models()) == ({}, {"upscaler": sdx4.fingerprint(str(x4_folder))})
+    with pytest.raises(UserError, match="no/such/folder"):
+        entry.configure(mode="small", upscaler="no/such/folder").check()
 
 
 def other_suite(folder: Path, suite_folder: Path, restorer: Path | None, upscaler: Path | None) -> Suite:
