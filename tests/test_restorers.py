@@ -504,6 +504,8 @@ def test_a_suite_takes_other_restorers_and_upscalers(
     with pytest.raises(UserError, match="SwinIR cannot be told of noise, so noisy_upscaling cannot use it"):
         naf.upscaler(photos, "", 320, generators(0, "u", 3), added=0)
     x4 = other_suite(tmp_path / "b", suite_folder, None, x4_folder)
+    assert (naf.restorer.differentiable, naf.upscaler.differentiable) == (True, True)
+    assert (x4.restorer.differentiable, x4.upscaler.differentiable) == (True, False)
     fingerprints = {suite.fingerprint("upscaler") for suite in (naf, x4, context.suite)}
     assert len(fingerprints) == 3
     assert naf.fingerprint("restorer") != x4.fingerprint("restorer")
@@ -521,6 +523,7 @@ def test_a_face_restorer_in_a_suite(checkpoints, suite_folder: Path, portrait: T
     suite = other_suite(tmp_path / "a", suite_folder, checkpoints("codeformer").parent, None)
     net = network(suite.folder / "restorer" / "codeformer.safetensors", (), "cpu")
     monkeypatch.setattr(net.module, "forward", lambda faces, weight: (torch.full_like(faces, 2 * weight - 1), None))
+    assert not suite.restorer.differentiable
     x, y = suite.faces.landmarks(portrait)[0][0, 2].round().long()
     for fidelity in (0.2, 0.7):
         restored = suite.restorer(portrait, fidelity)

@@ -209,7 +209,8 @@ class Method:
 
     ``version`` enters the cache key: raise it whenever the same configuration gives another result.
     ``paired``: a metric compares each picture with its own original, where others take all reference photos together.
-    ``differentiable``: gradients flow through a purifier, so that an adaptive protection need not approximate them.
+    ``differentiable``: gradients flow through a purifier, so that an adaptive protection need not approximate them;
+    the model in a suite's slot may still be one that they do not pass.
     ``resources`` are what it takes where there are GPUs; by default one of them where it uses a model, else none.
     """
 
