@@ -94,6 +94,11 @@ def at_once(side: int, other: int | None = None) -> int:
     return max(1, min(AT_ONCE, PIXELS // (side * (other or side))))
 
 
+def loss_scale(dtype: torch.dtype) -> float:
+    """What a loss is multiplied by before its gradient is taken, and the gradient divided by: 1 but in fp16."""
+    return LOSS_SCALE if dtype == torch.float16 else 1.0
+
+
 def placed(module: Any, machine: Machine) -> Any:
     """A module on the machine's device, in its precision, frozen."""
     dtype = TYPES[machine.precision]

@@ -13,6 +13,7 @@ from redcloak.config import ProtectConfig
 from redcloak.crafting.ascent import Diverged
 from redcloak.crafting.balls import project, quantise, random_start
 from redcloak.crafting.closeness import ClosenessConfig
+from redcloak.memory import loss_scale
 
 METHOD = Method(
     title="Glaze (open re-implementation)",
@@ -57,12 +58,13 @@ def _cloak(images: Tensor, row: int, config: Config, context: Context, stream: G
         styled = backbone.edit(image, config.style, [stream], strength=config.strength, guidance=config.guidance)
         target, _ = backbone.posterior(styled)
     moved = random_start(image, config.ball, [stream]).requires_grad_(True)
-    optimizer, distance = torch.optim.Adam([moved], config.lr / 2), config.distance(context.suite)
+    optimizer = torch.optim.Adam([moved], config.lr / 2)
+    distance, scale = config.distance(context.suite), loss_scale(backbone.dtype)
     for step in range(config.steps):
         seen = lens(moved, [stream]) if lens else moved
         shift = (backbone.posterior(seen)[0] - target).pow(2).mean()
         loss = shift + config.weight * (distance(image, moved).sum() - config.bound).clamp_min(0)
-        (gradient,) = torch.autograd.grad(loss, moved)
+        gradient = torch.autograd.grad(loss * scale, moved)[0] / scale
         if not (loss.isfinite() and gradient.isfinite().all()):
             raise Diverged(row, step, moved.detach())
         moved.grad = gradient

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from redcloak.api import Context, Method
 from redcloak.crafting.ascent import group_size
 from redcloak.crafting.closeness import ClosenessConfig
+from redcloak.memory import loss_scale
 from redcloak.padding import on_grid
 from redcloak.rng import randn
 
@@ -63,7 +64,7 @@ def _optimise(
 ) -> Tensor:
     backbone, distance = context.suite.backbone, config.distance(context.suite)
     # The settings are for pixels in [-1, 1], whose gradients are half as large; ours are in [0, 1].
-    half = 0.5 * config.noise
+    half, scale = 0.5 * config.noise, loss_scale(backbone.dtype)
     with torch.enable_grad():
         moved = (origin + half * randn(origin, streams)).clamp(0, 1).requires_grad_(True)
         adam = torch.optim.Adam([moved], lr=0.5 * config.lr, eps=2e-5)
@@ -73,7 +74,8 @@ def _optimise(
             back = backbone.decode(backbone.encode(moved, streams), clamp=False).to(moved)
             unlike = 4 * (back - moved).pow(2).mean((1, 2, 3))
             far = (distance(moved, origin) - config.allowed).clamp_min(0)
-            (moved.grad,) = torch.autograd.grad((unlike + config.weight * far).sum(), moved)
+            (slope,) = torch.autograd.grad((unlike + config.weight * far).sum() * scale, moved)
+            moved.grad = slope / scale
             adam.step()
             moved.data.clamp_(0, 1)
             _tell(context, config, place, step, len(origin), unlike)
