@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from conftest import checksum
 from torch import Tensor, nn
 
 from redcloak import memory
-from redcloak.api import Budget, Context, Machine
+from redcloak.api import Budget, Context, Kind, Machine
 from redcloak.crafting.ascent import ascend
 from redcloak.crafting.objectives import denoising, value_and_gradient
 from redcloak.crafting.rules import Plan
@@ -150,6 +151,24 @@ def test_an_overflow_of_half_precision_costs_the_step_and_not_the_model(suite_fo
         kept = [parameter.detach().clone() for parameter in parameters]
         tuning._descend(parameters[0].sum() * torch.inf)
         assert all(torch.equal(*pair) for pair in zip(parameters, kept, strict=True))
+
+
+@pytest.mark.parametrize(("kind", "name"), [("protect", "caat"), ("protect", "glaze"), ("purify", "impress")])
+def test_losses_are_scaled_in_fp16_alone(
+    kind: Kind, name: str, suite_folder: Path, photos: Tensor, monkeypatch: pytest.MonkeyPatch
+):
+    entry, results, grad, given = load(kind, name), [], torch.autograd.grad, []
+
+    def noted(loss: Tensor, *args: Any) -> Any:
+        given.append(float(loss.detach()))
+        return grad(loss, *args)
+
+    monkeypatch.setattr(torch.autograd, "grad", noted)
+    for precision, scale in (("fp16", memory.LOSS_SCALE), ("fp32", 1.0)):
+        suite = Suite(suite_folder, Machine(precision=precision))
+        entry.function(photos[:1], entry.configure(steps=1), Context(suite), generators(0, "p", 1))
+        results.append(given[-1] / scale)
+    assert results[0] == pytest.approx(results[1], rel=0.05)
 
 
 def test_precision_is_part_of_what_a_backbone_is(suite_folder: Path):
