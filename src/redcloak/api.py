@@ -64,6 +64,7 @@ class Machine:
 
 
 CPU = Machine()
+PEOPLE = frozenset({"person", "face", "man", "woman", "boy", "girl", "child", "people", "human"})
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class Subject:
 
     class_noun: str = "person"
     identifier: str = "sks"
+
+    @property
+    def is_human(self) -> bool:
+        """Whether the class noun, in any case, is one of a person."""
+        return self.class_noun.lower() in PEOPLE
 
     @property
     def name(self) -> str:
