@@ -75,6 +75,13 @@ def test_free_memory_is_known_here():
     assert 2**20 < memory.free(torch.device("cpu")) < 2**50
 
 
+def test_what_torch_keeps_unused_on_a_gpu_is_free(monkeypatch: pytest.MonkeyPatch):
+    sizes = {"mem_get_info": (1000, 9000), "memory_reserved": 600, "memory_allocated": 250}
+    for name, size in sizes.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, size=size: size)
+    assert memory.free(torch.device("cuda")) == 1350
+
+
 @pytest.mark.parametrize("name", LONG)
 def test_low_memory_gives_the_same_bytes(name: str, photos: Tensor, context: Context, suite_folder: Path):
     entry = load("protect", name)

@@ -77,7 +77,8 @@ def must_park(tensors: Sequence[Tensor], policy: Policy) -> bool:
 def free(device: torch.device) -> float:
     """Bytes that are free where tensors of this device lie; infinite where nobody can tell."""
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # kept by torch for itself
+        return float(torch.cuda.mem_get_info(device)[0] + unused)
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
