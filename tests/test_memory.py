@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ LONG = {
     "easpl": SHORT,
     "simac": SHORT,
     "disdiff": SHORT,
+    "fsmg": {"train_steps": 2, "steps": 2, "lr": 3e-3},
+    "efsmg": {"train_steps": 2, "rounds": 2, "ascent_steps": 2, "lr": 3e-3},
     "metacloak": {"train_steps": 2, "snapshots": 2, "rounds": 1, "unroll": 2, "ascent_steps": 2, "lr": 3e-3},
 }
 
@@ -95,6 +98,31 @@ def test_low_memory_gives_the_same_bytes(name: str, photos: Tensor, context: Con
         results.append(entry.function(photos, config, there, generators(0, "p", len(photos))))
         assert checksum(suite.backbone) == before
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("name", ["aspl", "easpl", "efsmg", "fsmg", "metacloak"])
+def test_no_moments_lie_beside_an_ascent_where_memory_is_low(
+    name: str, photos: Tensor, suite_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tunings, beside, make = [], [], FineTune.__init__
+
+    def kept(self: FineTune, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        tunings.append(weakref.ref(self))
+
+    def watched(*args: Any) -> tuple[Tensor, Tensor]:
+        living = [tuning for each in tunings if (tuning := each())]
+        slots = [slot for tuning in living for slot in tuning.optimizer.state.values()]
+        beside.append(sum(slot["exp_avg"].numel() for slot in slots))
+        return value_and_gradient(*args)
+
+    monkeypatch.setattr(FineTune, "__init__", kept)
+    monkeypatch.setattr("redcloak.crafting.ascent.value_and_gradient", watched)
+    entry = load("protect", name)
+    there = Context(Suite(suite_folder, Machine(memory="low")))
+    entry.function(photos, entry.configure(**LONG[name]), there, generators(0, "p", len(photos)))
+    assert beside
+    assert set(beside) == {0}
 
 
 def test_an_idle_optimizer_goes_on_as_if_it_had_not_rested(suite_folder: Path, photos: Tensor):

@@ -125,24 +125,31 @@ class FineTune:
         groups = [{"params": part, "lr": lr} for part, lr in pairs if part]
         return KINDS[self.kind](groups, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8)
 
-    @contextmanager
-    def idle(self) -> Iterator[None]:
-        """Lay the optimizer's moments aside for the length of the block, where memory is short."""
+    def rest(self) -> Callable[[], None]:
+        """Lay the optimizer's moments aside, where memory is short; what is given brings them back."""
         slots = [(slot, name) for slot in self.optimizer.state.values() for name in slot if name != "step"]
         moments = [slot[name] for slot, name in slots]
         if not must_park(moments, self.backbone.memory):
-            yield
-            return
+            return lambda: None
         aside, shapes = Aside(moments, "low"), [moment.shape for moment in moments]
         for slot, name in slots:
             slot[name] = slot[name].new_empty(0)
-        moments.clear()
-        try:
-            yield
-        finally:
+
+        def wake() -> None:
             for (slot, name), shape in zip(slots, shapes, strict=True):
                 slot[name] = slot[name].new_empty(shape)
             aside.restore([slot[name] for slot, name in slots])
+
+        return wake
+
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """:meth:`rest` for the length of the block."""
+        wake = self.rest()
+        try:
+            yield
+        finally:
+            wake()
 
     def forget(self) -> None:
         """Start the optimizer anew, as peers' code does between the turns of a surrogate."""
