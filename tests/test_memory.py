@@ -78,6 +78,15 @@ def test_free_memory_is_known_here():
     assert 2**20 < memory.free(torch.device("cpu")) < 2**50
 
 
+@pytest.mark.parametrize(("device", "changed"), [("cpu", False), ("cuda:1", True)])
+def test_float32_on_a_gpu_is_float32(device: str, changed: bool):
+    with torch.backends.cudnn.flags(allow_tf32=True, deterministic=False):
+        memory.exact(device)
+        assert torch.backends.cudnn.allow_tf32 is not changed
+        assert torch.backends.cudnn.deterministic is changed
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 def test_what_torch_keeps_unused_on_a_gpu_is_free(monkeypatch: pytest.MonkeyPatch):
     sizes = {"mem_get_info": (1000, 9000), "memory_reserved": 600, "memory_allocated": 250}
     for name, size in sizes.items():

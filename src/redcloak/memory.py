@@ -100,8 +100,20 @@ def loss_scale(dtype: torch.dtype) -> float:
     return LOSS_SCALE if dtype == torch.float16 else 1.0
 
 
+def exact(device: str) -> None:
+    """Let float32 on an Nvidia GPU be float32, and convolutions choose kernels that give the same again.
+
+    By default cuDNN rounds the factors of a convolution to 10 bits (TF32). Not every kernel of CUDA's is
+    deterministic; and what computes in half precision has parts that do not.
+    """
+    if device.startswith("cuda"):
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+
+
 def placed(module: Any, machine: Machine) -> Any:
     """A module on the machine's device, in its precision, frozen."""
+    exact(machine.device)
     dtype = TYPES[machine.precision]
     # Not diffusers' own to(), which warns of half precision.
     nn.Module.to(module, torch.device(machine.device), dtype).eval().requires_grad_(False)
