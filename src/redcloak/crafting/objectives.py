@@ -187,7 +187,7 @@ def drawn_again(
     function: Callable[[Tensor, Sequence[Generator]], Tensor], images: Tensor, generators: Sequence[Generator]
 ) -> Tensor:
     """A random function of images, computed again from the same draws when its gradient is asked, and not kept."""
-    begun, ended = [stream.get_state() for stream in generators], []
+    begun, ended = [stream.get_state() for stream in generators], list[Tensor]()
 
     def run(images: Tensor) -> Tensor:
         streams = [torch.Generator() for _ in begun]

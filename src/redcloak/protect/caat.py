@@ -82,7 +82,7 @@ def _slopes(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Loss and gradient of each photo, and ``scale`` times the parameters' summed; of large photos singly."""
     size = len(images) if group_size(images) > 1 else 1
-    losses, gradients, total = [], [], []
+    losses, gradients, total = [], [], list[Tensor]()
     for first in range(0, len(images), size):
         rows = slice(first, min(first + size, len(images)))
         leaf = images[rows].detach().requires_grad_(True)

@@ -69,7 +69,8 @@ def _edited(backbone: Backbone, config: Config) -> Objective:
         edited = backbone.edit(
             images, "", generators, steps=config.denoising_steps, strength=1.0, guidance=1.0, clamp=False
         )
-        return (edited - 0.5).flatten(1).norm(dim=1)
+        far: Tensor = (edited - 0.5).flatten(1).norm(dim=1)
+        return far
 
     def loss(images: Tensor, generators: Sequence[Generator], rows: Rows = EVERY) -> Tensor:
         # The graphs of all edits of a large photo are not held together: each is drawn again for its gradient.
