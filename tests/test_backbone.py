@@ -80,9 +80,18 @@ def test_the_denoising_loss_is_that_of_the_training_script(predicting: Backbone,
     assert torch.allclose(losses, error.flatten(1).mean(1), rtol=1e-5)
 
 
-def test_sampling_follows_the_formula(predicting: Backbone):
+def test_guidance_of_one_asks_for_one_prompt(backbone: Backbone, monkeypatch: pytest.MonkeyPatch):
+    rows, forward = [], backbone.unet.forward
+    monkeypatch.setattr(backbone.unet, "forward", lambda z, *args: rows.append(len(z)) or forward(z, *args))
+    for guidance in (1.0, 2.0):
+        backbone.sample(PROMPTS, generators(3, "g", 2), steps=2, guidance=guidance)
+    assert rows == [2, 2, 4, 4]
+
+
+@pytest.mark.parametrize("guidance", [3.0, 1.0])
+def test_sampling_follows_the_formula(guidance: float, predicting: Backbone):
     """DDIM with eta = 0, written out: equation 12 of Song et al., steps as Stable Diffusion spaces them."""
-    steps, guidance, power = 8, 3.0, predicting.scheduler.alphas_cumprod
+    steps, power = 8, predicting.scheduler.alphas_cumprod
     times = [1 + 1000 // steps * index for index in reversed(range(steps))]
     z = randn(torch.empty(2, 4, 16, 16), generators(3, "g", 2))
     with torch.no_grad():

@@ -150,6 +150,18 @@ def test_the_second_stage_sees_noise_of_the_level_that_it_is_told(context: Conte
     assert set(told["level"].tolist()) == {250}
 
 
+def test_the_second_stage_computes_in_full_precision_whatever_the_backbone_does(
+    photos: Tensor, context: Context, stage: Path
+):
+    """The cache key of its weights names no precision, and T5 is not made for fp16."""
+    low = replace(CPU, precision="bf16")
+    half = SimpleNamespace(machine=low, device="cpu", upscaler=context.suite.upscaler)
+    whole, same = (
+        purify(photos[:1], each, weights=stage, enlarge=False) for each in (context, replace(context, suite=half))
+    )
+    assert torch.equal(whole, same)
+
+
 def test_what_is_no_second_stage_is_refused(stage: Path, tmp_path: Path, suite_folder: Path):
     (tmp_path / "unet").symlink_to(suite_folder / "unet")
     (tmp_path / "scheduler").symlink_to(stage / "scheduler")

@@ -618,10 +618,17 @@ MISTAKES = {
     "two text encoders": ("generate {bad}/xl", "two text encoders, as Stable Diffusion XL has"),
     "the large suite": ("protect {photos} --suite sdxl", "suite sdxl: it has two text encoders"),
     "unknown protocol": ("audit {photos} --config papre", "unknown protocol 'papre': did you mean 'paper'?"),
-    "a protocol without weights": ("audit {photos} --config paper", "weights: give a safetensors file of CodeFormer"),
+    "a protocol without weights": (
+        "audit {photos} --config paper",
+        "model = 'stabilityai/stable-diffusion-x4-upscaler' is not on this machine and the network is off",
+    ),
+    "a purifier without weights": (
+        "purify {photos} --suite {suite} --with codeformer",
+        "weights: give a safetensors file of CodeFormer",
+    ),
     "a protocol of another time": (
         "audit {photos} --suite {suite} --set protocol=paper@99",
-        "protocol = 'paper@99': this redcloak ships version 2",
+        "protocol = 'paper@99': this redcloak ships version 3",
     ),
     "no setting": ("purify {photos} --with jpeg --set quality", "write it as name=value"),
     "a setting that is not YAML": ("purify {photos} --with jpeg --set quality=[", "not YAML"),

@@ -13,12 +13,13 @@ from diffusers import DDPMScheduler
 from safetensors.torch import save_file
 from torch import Tensor
 
-from redcloak.api import Context, Subject
+from redcloak.api import Context, Kind, Subject
 from redcloak.cli.options import configuration
 from redcloak.errors import UserError
 from redcloak.models import lpips as network
 from redcloak.models.lpips import Lpips
 from redcloak.padding import on_grid
+from redcloak.protect import glaze
 from redcloak.purify import impress, latent_diffpure, noisy_upscaling, vae_loop
 from redcloak.purify.latent_diffpure import ancestral, schedule
 from redcloak.purify.upscale import resize
@@ -177,8 +178,18 @@ def test_impress_takes_lpips_from_a_file_and_no_clip(photos: Tensor, context: Co
     assert distance(dear, photos[:1]) < 0.5 * distance(free, photos[:1])
 
 
-def test_impress_asks_for_what_it_uses(lpips_file: Path, tmp_path: Path):
-    entry = load("purify", "impress")
+def test_glaze_takes_lpips_from_a_file_and_no_clip(photos: Tensor, context: Context, lpips_file: Path):
+    bare = replace(context, suite=SimpleNamespace(backbone=context.suite.backbone, device="cpu"))
+    more = {"steps": 12, "bound": 0.0, "budget": 32, "lpips": lpips_file}
+    configs = [glaze.Config(weight=weight, **more) for weight in (0.0, 1000.0)]
+    free, dear = (glaze.glaze(photos[:1], config, bare, generators(0, "p", 1)) for config in configs)
+    distance = network.load(lpips_file)
+    assert distance(dear, photos[:1]) < 0.5 * distance(free, photos[:1])
+
+
+@pytest.mark.parametrize(("kind", "name"), [("purify", "impress"), ("protect", "glaze")])
+def test_what_measures_closeness_asks_for_what_it_uses(kind: Kind, name: str, lpips_file: Path, tmp_path: Path):
+    entry = load(kind, name)
     assert entry.needs(entry.configure()) == ("backbone", "clip")
     config = entry.configure(lpips=lpips_file)
     config.check()

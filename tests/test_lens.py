@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from redcloak.api import Context
 from redcloak.config import Choice
 from redcloak.crafting.lens import ChainLens, MixedLens, lens
 from redcloak.protect import adaptive, advdm
-from redcloak.purify import gaussian, jpeg
+from redcloak.purify import codesr, gaussian, jpeg
 from redcloak.registry import load, names
 from redcloak.rng import generators
+from redcloak.suite import Suite
 
 BLUR, JPEG, CODESR = Choice(name="gaussian"), Choice(name="jpeg"), Choice(name="codesr")
 
@@ -54,6 +56,20 @@ def test_a_chain_is_its_purifiers_one_after_the_other(photos: Tensor, context: C
     seen = ChainLens((BLUR, JPEG), context)(photos, generators(0, "l", 3))
     blurred = gaussian.gaussian(photos, gaussian.Config(), context, [])
     assert torch.allclose(seen, jpeg.jpeg(blurred, jpeg.Config(), context, []), atol=1e-6)
+
+
+@pytest.mark.parametrize("slot", ["restorer", "upscaler"])
+def test_a_model_that_keeps_no_graph_is_passed_straight(slot: str, photos: Tensor, suite_folder: Path):
+    """As CodeFormer and the Stable Diffusion x4 upscaler in a suite's slots: no error, and no masked gradient."""
+    suite = Suite(suite_folder)
+    whole, leaf = getattr(suite, slot), photos[:1].clone().requires_grad_(True)
+    assert whole.differentiable
+    setattr(suite, slot, replace(whole, run=torch.no_grad()(whole.run), differentiable=False))
+    seen = ChainLens((CODESR,), Context(suite))(leaf, generators(0, "l", 1))
+    purified = codesr.codesr(photos[:1], codesr.Config(), Context(suite), generators(0, "l", 1))
+    assert torch.allclose(seen, purified, atol=1e-6)
+    (slope,) = torch.autograd.grad(seen.sum(), leaf)
+    assert torch.allclose(slope, torch.ones_like(slope))
 
 
 def test_a_mixture_draws_for_each_photo_alone(photos: Tensor, context: Context):

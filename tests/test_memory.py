@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from conftest import checksum
 from torch import Tensor, nn
 
 from redcloak import memory
-from redcloak.api import Budget, Context, Machine
+from redcloak.api import Budget, Context, Kind, Machine
 from redcloak.crafting.ascent import ascend
 from redcloak.crafting.objectives import denoising, value_and_gradient
 from redcloak.crafting.rules import Plan
@@ -31,6 +33,8 @@ LONG = {
     "easpl": SHORT,
     "simac": SHORT,
     "disdiff": SHORT,
+    "fsmg": {"train_steps": 2, "steps": 2, "lr": 3e-3},
+    "efsmg": {"train_steps": 2, "rounds": 2, "ascent_steps": 2, "lr": 3e-3},
     "metacloak": {"train_steps": 2, "snapshots": 2, "rounds": 1, "unroll": 2, "ascent_steps": 2, "lr": 3e-3},
 }
 
@@ -74,6 +78,22 @@ def test_free_memory_is_known_here():
     assert 2**20 < memory.free(torch.device("cpu")) < 2**50
 
 
+@pytest.mark.parametrize(("device", "changed"), [("cpu", False), ("cuda:1", True)])
+def test_float32_on_a_gpu_is_float32(device: str, changed: bool):
+    with torch.backends.cudnn.flags(allow_tf32=True, deterministic=False):
+        memory.exact(device)
+        assert torch.backends.cudnn.allow_tf32 is not changed
+        assert torch.backends.cudnn.deterministic is changed
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_what_torch_keeps_unused_on_a_gpu_is_free(monkeypatch: pytest.MonkeyPatch):
+    sizes = {"mem_get_info": (1000, 9000), "memory_reserved": 600, "memory_allocated": 250}
+    for name, size in sizes.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, size=size: size)
+    assert memory.free(torch.device("cuda")) == 1350
+
+
 @pytest.mark.parametrize("name", LONG)
 def test_low_memory_gives_the_same_bytes(name: str, photos: Tensor, context: Context, suite_folder: Path):
     entry = load("protect", name)
@@ -87,6 +107,31 @@ def test_low_memory_gives_the_same_bytes(name: str, photos: Tensor, context: Con
         results.append(entry.function(photos, config, there, generators(0, "p", len(photos))))
         assert checksum(suite.backbone) == before
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("name", ["aspl", "easpl", "efsmg", "fsmg", "metacloak"])
+def test_no_moments_lie_beside_an_ascent_where_memory_is_low(
+    name: str, photos: Tensor, suite_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tunings, beside, make = [], [], FineTune.__init__
+
+    def kept(self: FineTune, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        tunings.append(weakref.ref(self))
+
+    def watched(*args: Any) -> tuple[Tensor, Tensor]:
+        living = [tuning for each in tunings if (tuning := each())]
+        slots = [slot for tuning in living for slot in tuning.optimizer.state.values()]
+        beside.append(sum(slot["exp_avg"].numel() for slot in slots))
+        return value_and_gradient(*args)
+
+    monkeypatch.setattr(FineTune, "__init__", kept)
+    monkeypatch.setattr("redcloak.crafting.ascent.value_and_gradient", watched)
+    entry = load("protect", name)
+    there = Context(Suite(suite_folder, Machine(memory="low")))
+    entry.function(photos, entry.configure(**LONG[name]), there, generators(0, "p", len(photos)))
+    assert beside
+    assert set(beside) == {0}
 
 
 def test_an_idle_optimizer_goes_on_as_if_it_had_not_rested(suite_folder: Path, photos: Tensor):
@@ -150,6 +195,24 @@ def test_an_overflow_of_half_precision_costs_the_step_and_not_the_model(suite_fo
         kept = [parameter.detach().clone() for parameter in parameters]
         tuning._descend(parameters[0].sum() * torch.inf)
         assert all(torch.equal(*pair) for pair in zip(parameters, kept, strict=True))
+
+
+@pytest.mark.parametrize(("kind", "name"), [("protect", "caat"), ("protect", "glaze"), ("purify", "impress")])
+def test_losses_are_scaled_in_fp16_alone(
+    kind: Kind, name: str, suite_folder: Path, photos: Tensor, monkeypatch: pytest.MonkeyPatch
+):
+    entry, results, grad, given = load(kind, name), [], torch.autograd.grad, []
+
+    def noted(loss: Tensor, *args: Any) -> Any:
+        given.append(float(loss.detach()))
+        return grad(loss, *args)
+
+    monkeypatch.setattr(torch.autograd, "grad", noted)
+    for precision, scale in (("fp16", memory.LOSS_SCALE), ("fp32", 1.0)):
+        suite = Suite(suite_folder, Machine(precision=precision))
+        entry.function(photos[:1], entry.configure(steps=1), Context(suite), generators(0, "p", 1))
+        results.append(given[-1] / scale)
+    assert results[0] == pytest.approx(results[1], rel=0.05)
 
 
 def test_precision_is_part_of_what_a_backbone_is(suite_folder: Path):

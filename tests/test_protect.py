@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from conftest import checksum
 from torch import Tensor
 
 from redcloak.api import Context, Subject
-from redcloak.crafting.objectives import denoising
+from redcloak.backbone import Backbone
+from redcloak.crafting.objectives import denoising, value_and_gradient
 from redcloak.crafting.surrogate import Surrogate
 from redcloak.images import to_uint8
 from redcloak.protect import advdm, aspl, none, photoguard, random_noise
@@ -58,6 +60,24 @@ def test_photoguard_moves_the_latents_to_its_target_and_noise_does_not(target: s
     noisy = distance(protect(random_noise, photos, context))
     assert (guarded < 0.98 * distance(photos)).all()
     assert (guarded < 0.98 * noisy).all()
+
+
+def test_photoguard_s_edits_of_large_photos_are_drawn_again_and_the_same(
+    photos: Tensor, context: Context, monkeypatch: pytest.MonkeyPatch
+):
+    backbone, edit, calls, found = context.suite.backbone, Backbone.edit, [], []
+
+    def counted(self: Backbone, *args: Any, **kwargs: Any) -> Tensor:
+        calls.append(None)
+        return edit(self, *args, **kwargs)
+
+    monkeypatch.setattr(Backbone, "edit", counted)
+    for small in (128 * 128, 1):
+        monkeypatch.setattr("redcloak.crafting.ascent.SMALL", small)
+        objective, streams = photoguard._edited(backbone, photoguard.Config(denoising_steps=2)), generators(0, "p", 1)
+        found.append((*value_and_gradient(objective, photos[:1], streams), streams[0].get_state()))
+    assert len(calls) == 2 + 4
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("latent", ["sample", "mean"])

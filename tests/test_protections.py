@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from redcloak.api import Context
+from redcloak.backbone import Backbone
+from redcloak.crafting.ascent import Diverged
 from redcloak.crafting.attention import recorded
 from redcloak.crafting.objectives import (
     encoder_error,
@@ -173,6 +176,73 @@ def test_recorded_attention_changes_nothing_and_sums_to_one(context: Context):
     assert torch.equal(backbone.unet(latents, times, words).sample, plain)
 
 
+def test_large_attention_that_nobody_reads_is_not_materialised(context: Context, monkeypatch: pytest.MonkeyPatch):
+    backbone, sizes = context.suite.backbone, []
+    latents, times, words = torch.randn(2, 4, 16, 16), torch.tensor([5, 500]), backbone.embed(["a photo", "b"])
+    kind = next(m for m in backbone.unet.modules() if hasattr(m, "get_attention_scores")).__class__
+    scores = kind.get_attention_scores
+
+    def materialised(self: Any, query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
+        sizes.append((query.shape[1], key.shape[1]))
+        return scores(self, query, key, mask)
+
+    monkeypatch.setattr(kind, "get_attention_scores", materialised)
+    monkeypatch.setattr("redcloak.crafting.attention.LARGE", 16)
+    plain = backbone.unet(latents, times, words).sample
+    with recorded(backbone.unet, 8) as maps:
+        assert torch.allclose(backbone.unet(latents, times, words).sample, plain, atol=1e-5)
+    assert set(sizes) == {(64, words.shape[1])}
+    assert len(maps) == len(sizes)
+
+
+LARGE_PHOTOS = {
+    "caat": {"steps": 3, "lr": 1e-4},
+    "disdiff": {"rounds": 1, "clean_steps": 1, "ascent_steps": 3, "protected_steps": 0, "batch": 2, "lr": 3e-3},
+}
+
+
+@pytest.mark.parametrize("name", LARGE_PHOTOS)
+def test_large_photos_go_singly_where_the_loss_is_their_sum(
+    name: str, photos: Tensor, context: Context, monkeypatch: pytest.MonkeyPatch
+):
+    sizes, encode, results = [], Backbone.encode, []
+
+    def counted(self: Backbone, images: Tensor, streams: Any = None) -> Tensor:
+        sizes.append(len(images))
+        return encode(self, images, streams)
+
+    monkeypatch.setattr(Backbone, "encode", counted)
+    for small in (128 * 128, 1):
+        monkeypatch.setattr("redcloak.crafting.ascent.SMALL", small)
+        results.append(protect(name, photos, context, **LARGE_PHOTOS[name]))
+    assert sizes == [3] * 3 + [1] * 9
+    assert (results[0] - results[1]).abs().mean() < 0.3 / 255
+
+
+def test_caat_knows_no_steps_that_are_halved():
+    with pytest.raises(UserError, match=r"protection 'caat': rule = 'apgd'"):
+        load("protect", "caat").configure(rule="apgd")
+
+
+@pytest.mark.parametrize("name", LARGE_PHOTOS)
+def test_the_photo_whose_gradient_alone_is_no_number_is_named(
+    name: str, photos: Tensor, context: Context, monkeypatch: pytest.MonkeyPatch
+):
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, images: Tensor) -> Tensor:
+            return images.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            return gradient * torch.tensor([1.0, 1.0, torch.nan]).view(-1, 1, 1, 1)
+
+    encode = Backbone.encode
+    monkeypatch.setattr(Backbone, "encode", lambda self, images, streams: encode(self, Broken.apply(images), streams))
+    with pytest.raises(Diverged, match="photo 3: the loss or its gradient is not a number at step 1;"):
+        protect(name, photos, context, **LARGE_PHOTOS[name])
+
+
 def test_caat_trains_keys_and_values_and_gives_them_back(photos: Tensor, context: Context):
     before = checksum(context.suite.backbone)
     learned = protect("caat", photos, context, steps=4, lr=1e-2)
@@ -213,10 +283,10 @@ def test_disdiff_released_averages_the_attention_of_the_batch():
     from redcloak.protect.disdiff import Config, _Erasing
 
     maps, like = [torch.rand((3, 16, 5), generator=torch.Generator().manual_seed(0))], torch.zeros(3)
-    paper, released = (_Erasing(Config(variant=v))._erased(maps, 2, like) for v in ("paper", "released"))
-    alone = [_Erasing(Config())._erased([maps[0][row : row + 1]], 2, like[:1]) for row in range(3)]
+    paper, released = (_Erasing(Config(variant=v), 3)._erased(maps, 2, like) for v in ("paper", "released"))
+    alone = [_Erasing(Config(), 3)._erased([maps[0][row : row + 1]], 2, like[:1]) for row in range(3)]
     assert torch.allclose(paper, torch.cat(alone))
-    mean = _Erasing(Config())._erased([maps[0].mean(0, keepdim=True)], 2, like[:1])
+    mean = _Erasing(Config(), 3)._erased([maps[0].mean(0, keepdim=True)], 2, like[:1])
     assert torch.allclose(released, mean.expand(3))
 
 

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from redcloak import protocols, registry
+from redcloak.api import Kind
+from redcloak.bench.config import is_study
 from redcloak.bench.config import load as load_matrix
+from redcloak.bench.config import names as matrices
+from redcloak.bench.config import yaml_values as written
 from redcloak.bench.grid import Matrix
-from redcloak.config import AuditConfig
+from redcloak.config import AuditConfig, Choice
+from redcloak.configured import needs
+from redcloak.diagnose import study
 from redcloak.errors import UserError
-from redcloak.suite import load
+from redcloak.suite import SLOTS, Suite, load
 
 
 def configured(name: str, **more: object) -> AuditConfig:
@@ -38,7 +47,44 @@ def test_the_paper_s_numbers():
     assert [choice.name for choice in paper.red_team] == ["codeformer", "sd_x4"]
 
 
-def test_the_paper_s_matrix_has_the_numbers_of_the_paper_s_audit():
+def slots_of(suite: Suite) -> set[str]:
+    """What stands in a suite; faces are found in every one."""
+    return {"faces", *(slot for slot in SLOTS if getattr(suite.spec, slot))}
+
+
+def methods_of(name: str) -> Iterator[tuple[Kind, Choice]]:
+    """Every method of a shipped matrix or study, the baselines' among them."""
+    yield "protect", Choice(name="random_noise")
+    if is_study(name):
+        config = study.load(name)
+        yield from (("protect", choice) for choice in study.perturbations(config).values())
+        return
+    matrix = load_matrix(name, **({} if "subjects" in written(name) else {"subjects": ["drawn:0"]}))
+    yield from (("protect", option.chain[0]) for option in matrix.protections)
+    yield from (("purify", step) for option in matrix.purifiers for step in option.chain)
+    yield from (("personalize", option.chain[0]) for option in matrix.trainers)
+    yield from (("metrics", matrix.audit(matrix.subjects[0]).metric(metric)) for metric in matrix.metrics)
+
+
+@pytest.mark.parametrize("name", matrices())
+def test_the_methods_of_a_shipped_matrix_find_their_models_in_its_suite(name: str):
+    suite = load(written(name)["suite"])
+    asked = {choice.spoken: set(needs(suite, [(kind, choice)])) for kind, choice in methods_of(name)}
+    lacking = {spoken: slots - slots_of(suite) for spoken, slots in asked.items()}
+    assert {spoken: slots for spoken, slots in lacking.items() if slots} == {}
+
+
+@pytest.mark.parametrize("name", protocols.names())
+def test_the_methods_of_a_protocol_find_their_models_in_its_suite(name: str):
+    config = configured(name)
+    chains = [step for chain in (*config.purifiers, config.red_team) for step in chain]
+    choices = [("personalize", config.trainer), *(("purify", step) for step in chains)]
+    choices += [("metrics", config.metric(metric)) for metric in config.metrics]
+    suite = load(config.suite)
+    assert set(needs(suite, choices)) <= slots_of(suite)
+
+
+def test_the_paper_s_matrix_has_the_numbers_of_the_paper_s_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     audit, matrix = configured("paper"), load_matrix("paper", subjects=["drawn:0", "drawn:1"])
     same = (
         "suite",
@@ -59,6 +105,11 @@ def test_the_paper_s_matrix_has_the_numbers_of_the_paper_s_audit():
         assert {k: v for k, v in mine.settings.items() if k != "weights"} == theirs.settings
     with pytest.raises(UserError, match="paper: it names no subjects; give --subject FOLDER"):
         load_matrix("paper")
+    dropping = matrix.purifiers[3].chain[0], audit.purifiers[2][0]
+    assert dropping[0] == dropping[1]
+    assert dropping[0].settings["mode"] == "small"
+    (tmp_path / "lpips.safetensors").write_bytes(b"LPIPS")
+    monkeypatch.chdir(tmp_path)
     small = load_matrix("paper", subjects=["drawn:0", "drawn:1"], suite="tiny", purifiers=["none", "jpeg"])
     assert len(Matrix.of(small).arms) == 2 * (1 + (2 + 7) * 4)  # untuned; clean, noise and seven protections, four ways
 
@@ -90,8 +141,8 @@ def test_without_a_protocol_nothing_is_said():
 
 
 def test_a_version_that_is_not_ours_is_refused():
-    for wrong in ("paper@1", "paper@3", "paper"):
-        with pytest.raises(UserError, match="this redcloak ships version 2"):
+    for wrong in ("paper@1", "paper@4", "paper"):
+        with pytest.raises(UserError, match="this redcloak ships version 3"):
             protocols.changed(configured("paper", protocol=wrong))
     with pytest.raises(UserError, match="unknown protocol 'papers': did you mean 'paper'"):
         protocols.read("papers")

@@ -150,7 +150,7 @@ def test_of_a_tiny_photo_a_pixel_is_left(module, settings: dict, context: Contex
     assert module is pdm_pure or min(sizes[0]) == 1
 
 
-@pytest.mark.parametrize("noun", ["person", "man", "woman", "face"])
+@pytest.mark.parametrize("noun", ["person", "man", "Woman", "girl", "face"])
 def test_codesr_restores_people_then_enlarges(noun: str, photos: Tensor, context: Context):
     someone = replace(context, subject=Subject(noun))
     both = purify(upscale, purify(restore, photos, someone, fidelity=0.2), someone, shrink=2, noise_level=9)

@@ -26,7 +26,7 @@ from redcloak.convert import safetensors as convert
 from redcloak.errors import UserError
 from redcloak.models import sdx4
 from redcloak.models.restorers import network
-from redcloak.purify import codeformer, gfpgan, nafnet, restore, scunet, sd_x4, swinir
+from redcloak.purify import codeformer, gfpgan, nafnet, restore, scunet, sd_x4, swinir, tvm
 from redcloak.purify.upscale import resize
 from redcloak.registry import load
 from redcloak.rng import generators
@@ -462,6 +462,22 @@ def test_an_upscaler_that_is_not_here(tmp_path: Path, x4_folder: Path, suite_fol
     assert len(keys[0]["upscaler"].split()) == 6, "three parts, each with its configuration"
 
 
+def test_tvm_takes_an_upscaler_where_the_suite_has_none(x4_folder: Path, photos: Tensor, context: Context, monkeypatch):
+    enlarge = sdx4.enlarge
+    monkeypatch.setattr(sdx4, "enlarge", lambda *args: enlarge(*args, steps=2))
+    settings = {"mode": "small", "shrink": 4, "upscaler": str(x4_folder)}
+    bare = replace(context, suite=types.SimpleNamespace(device="cpu"))
+    assert apply(tvm, photos[:1], bare, **settings).shape == photos[:1].shape
+    entry = load("purify", "tvm")
+    small, given = entry.configure(mode="small"), entry.configure(**settings)
+    given.check()
+    assert (entry.needs(small), entry.needs(given)) == (("upscaler",), ())
+    assert "upscaler" not in small.key_fields(), "results from before it are still found"
+    assert (small.models(), given.models()) == ({}, {"upscaler": sdx4.fingerprint(str(x4_folder))})
+    with pytest.raises(UserError, match="no/such/folder"):
+        entry.configure(mode="small", upscaler="no/such/folder").check()
+
+
 def other_suite(folder: Path, suite_folder: Path, restorer: Path | None, upscaler: Path | None) -> Suite:
     """The small suite with other models in two of its slots."""
     folder.mkdir()
@@ -488,6 +504,8 @@ def test_a_suite_takes_other_restorers_and_upscalers(
     with pytest.raises(UserError, match="SwinIR cannot be told of noise, so noisy_upscaling cannot use it"):
         naf.upscaler(photos, "", 320, generators(0, "u", 3), added=0)
     x4 = other_suite(tmp_path / "b", suite_folder, None, x4_folder)
+    assert (naf.restorer.differentiable, naf.upscaler.differentiable) == (True, True)
+    assert (x4.restorer.differentiable, x4.upscaler.differentiable) == (True, False)
     fingerprints = {suite.fingerprint("upscaler") for suite in (naf, x4, context.suite)}
     assert len(fingerprints) == 3
     assert naf.fingerprint("restorer") != x4.fingerprint("restorer")
@@ -505,6 +523,7 @@ def test_a_face_restorer_in_a_suite(checkpoints, suite_folder: Path, portrait: T
     suite = other_suite(tmp_path / "a", suite_folder, checkpoints("codeformer").parent, None)
     net = network(suite.folder / "restorer" / "codeformer.safetensors", (), "cpu")
     monkeypatch.setattr(net.module, "forward", lambda faces, weight: (torch.full_like(faces, 2 * weight - 1), None))
+    assert not suite.restorer.differentiable
     x, y = suite.faces.landmarks(portrait)[0][0, 2].round().long()
     for fidelity in (0.2, 0.7):
         restored = suite.restorer(portrait, fidelity)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import checksum
-from torch import Tensor
+from torch import Tensor, nn
 
 from redcloak.api import Context, Subject
 from redcloak.backbone import Backbone
@@ -16,7 +16,7 @@ from redcloak.errors import UserError
 from redcloak.personalize.lora import Config, lora, projections
 from redcloak.prompts import Decoupling
 from redcloak.rng import generator
-from redcloak.training.together import Job, together, worn
+from redcloak.training.together import Additions, Job, together, worn
 
 
 @pytest.fixture
@@ -57,6 +57,11 @@ def test_each_ends_where_it_would_have_ended_alone(
         far = sum((alone[name] - batched[name]).norm() ** 2 for name in base) ** 0.5
         assert change > 0.05
         assert far < 2e-3 * change
+
+
+def test_additions_lie_where_their_layer_does():
+    layer = Additions(nn.Linear(4, 3, device="meta"), torch.zeros(2, 1, 4))
+    assert {value.device.type for value in layer.parameters()} == {"meta"}
 
 
 def test_a_subject_does_not_know_its_companions(photos: Tensor, context: Context, backbone: Backbone):

@@ -64,6 +64,7 @@ class Machine:
 
 
 CPU = Machine()
+PEOPLE = frozenset({"person", "face", "man", "woman", "boy", "girl", "child", "people", "human"})
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class Subject:
 
     class_noun: str = "person"
     identifier: str = "sks"
+
+    @property
+    def is_human(self) -> bool:
+        """Whether the class noun, in any case, is one of a person."""
+        return self.class_noun.lower() in PEOPLE
 
     @property
     def name(self) -> str:
@@ -209,7 +215,8 @@ class Method:
 
     ``version`` enters the cache key: raise it whenever the same configuration gives another result.
     ``paired``: a metric compares each picture with its own original, where others take all reference photos together.
-    ``differentiable``: gradients flow through a purifier, so that an adaptive protection need not approximate them.
+    ``differentiable``: gradients flow through a purifier, so that an adaptive protection need not approximate them;
+    the model in a suite's slot may still be one that they do not pass.
     ``resources`` are what it takes where there are GPUs; by default one of them where it uses a model, else none.
     """
 

@@ -175,14 +175,17 @@ class Backbone:
     ) -> Tensor:
         """Noisy latents -> clean ones by DDIM with classifier-free guidance between two embeddings; differentiable.
 
-        ``last`` runs only that many of the sampler's last steps, on latents that were noised to the first of them.
+        ``last`` runs only that many of the sampler's last steps, on latents that were noised to the first of them. With
+        a guidance of 1 nothing is led away from, and the UNet sees ``towards`` alone.
         """
-        condition = torch.cat([away, towards])
+        condition = towards if guidance == 1 else torch.cat([away, towards])
         times = sampler.timesteps if last is None else sampler.timesteps[-last:]
         for time in times:
-            pair = self.unet(torch.cat([latents, latents]), time, condition).sample
-            without, wanted = pair.chunk(2)
-            latents = sampler.step(without + guidance * (wanted - without), time, latents).prev_sample
+            guess = self.unet(latents if guidance == 1 else torch.cat([latents, latents]), time, condition).sample
+            if guidance != 1:
+                without, wanted = guess.chunk(2)
+                guess = without + guidance * (wanted - without)
+            latents = sampler.step(guess, time, latents).prev_sample
         return latents
 
     def edit(

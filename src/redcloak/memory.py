@@ -77,7 +77,8 @@ def must_park(tensors: Sequence[Tensor], policy: Policy) -> bool:
 def free(device: torch.device) -> float:
     """Bytes that are free where tensors of this device lie; infinite where nobody can tell."""
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # kept by torch for itself
+        return float(torch.cuda.mem_get_info(device)[0] + unused)
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
@@ -94,8 +95,25 @@ def at_once(side: int, other: int | None = None) -> int:
     return max(1, min(AT_ONCE, PIXELS // (side * (other or side))))
 
 
+def loss_scale(dtype: torch.dtype) -> float:
+    """What a loss is multiplied by before its gradient is taken, and the gradient divided by: 1 but in fp16."""
+    return LOSS_SCALE if dtype == torch.float16 else 1.0
+
+
+def exact(device: str) -> None:
+    """Let float32 on an Nvidia GPU be float32, and convolutions choose kernels that give the same again.
+
+    By default cuDNN rounds the factors of a convolution to 10 bits (TF32). Not every kernel of CUDA's is
+    deterministic; and what computes in half precision has parts that do not.
+    """
+    if device.startswith("cuda"):
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+
+
 def placed(module: Any, machine: Machine) -> Any:
     """A module on the machine's device, in its precision, frozen."""
+    exact(machine.device)
     dtype = TYPES[machine.precision]
     # Not diffusers' own to(), which warns of half precision.
     nn.Module.to(module, torch.device(machine.device), dtype).eval().requires_grad_(False)

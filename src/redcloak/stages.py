@@ -28,6 +28,7 @@ from redcloak.images import (
     save_images,
     to_tensor,
 )
+from redcloak.memory import exact
 from redcloak.prompts import Decoupling
 from redcloak.suite import Suite
 from redcloak.suite import load as load_suite
@@ -278,7 +279,9 @@ def _recorded(report: Progress) -> tuple[dict[str, Any], Progress]:
 
 def _suite(transport: Settings) -> Suite:
     given = {name: transport[name] for name in ("device", "precision", "memory") if name in transport}
-    return load_suite(str(transport["suite"]), Machine(**given))
+    machine = Machine(**given)
+    exact(machine.device)
+    return load_suite(str(transport["suite"]), machine)
 
 
 def _subject(config: Settings) -> Subject:

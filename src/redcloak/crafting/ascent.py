@@ -36,6 +36,17 @@ class Diverged(UserError):
         self.photo, self.step, self.images = photo, step, images
 
 
+def check_finite(losses: Tensor, gradient: Tensor, step: int, images: Tensor) -> None:
+    """See that the loss and the gradient of each of ``images`` are numbers.
+
+    Raises:
+        Diverged: those of one are not; it names the first.
+    """
+    good = losses.isfinite().to(gradient.device) & gradient.flatten(1).isfinite().all(1)
+    if not good.all():
+        raise Diverged(int((~good).nonzero()[0, 0]), step, images)
+
+
 def ascend(
     start: Tensor,
     clean: Tensor,
@@ -115,28 +126,26 @@ def _climb(
         for index, stream in enumerate(generators):
             stream.set_state(resumed[f"generator.{index}"])
     for step in range(first, plan.steps):
-        losses, gradient = _gradient(objective, images, generators, rows)
-        good = losses.isfinite() & gradient.flatten(1).isfinite().all(1)
-        if not good.all():
-            raise Diverged(int((~good).nonzero()[0, 0]), step, images)
+        losses, gradient = gradients(objective, images, generators, rows)
+        check_finite(losses, gradient, step, images)
         images = mover.move(images, losses, gradient, step)
         follow.tell(step, losses)
         follow.keep(everything, rows, images, step, mover, generators)
     return mover.result(images)
 
 
-def _gradient(
+def gradients(
     objective: Objective, images: Tensor, generators: Sequence[Generator], rows: slice
 ) -> tuple[Tensor, Tensor]:
-    """Loss and gradient of each image; of large ones singly, in the memory of one."""
+    """Loss and gradient of each image, the photos ``rows``; of large ones singly, in the memory of one."""
     if len(images) == 1 or group_size(images) > 1:
         return value_and_gradient(objective, images, generators, rows)
     found = [
         value_and_gradient(objective, images[row, None], [stream], slice(rows.start + row, rows.start + row + 1))
         for row, stream in enumerate(generators)
     ]
-    losses, gradients = zip(*found, strict=True)
-    return torch.cat(losses), torch.cat(gradients)
+    losses, slopes = zip(*found, strict=True)
+    return torch.cat(losses), torch.cat(slopes)
 
 
 class _Follow:

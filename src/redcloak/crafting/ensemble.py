@@ -35,25 +35,31 @@ class EnsembleConfig(SurrogateConfig):
 
 
 class Member:
-    """A surrogate whose trained values are put into its backbone only while it is used."""
+    """A surrogate whose trained values are put into its backbone only while it is used.
+
+    The moments of its optimizer are laid aside meanwhile, where memory is short.
+    """
 
     def __init__(self, surrogate: Surrogate, shared: bool) -> None:
         self.surrogate = surrogate
         self.values = surrogate.values() if shared else None
+        self.wake = surrogate.tuning.rest()
 
     @contextmanager
     def active(self) -> Iterator[Surrogate]:
         """The surrogate with its own values in place."""
-        if self.values is None:
-            yield self.surrogate
-            return
-        before = self.surrogate.values()
-        self.values.restore(self.surrogate.parameters)
+        self.wake()
+        before = None if self.values is None else self.surrogate.values()
+        if self.values is not None:
+            self.values.restore(self.surrogate.parameters)
         try:
             yield self.surrogate
-            self.values = self.surrogate.values()
+            if self.values is not None:
+                self.values = self.surrogate.values()
         finally:
-            before.restore(self.surrogate.parameters)
+            if before is not None:
+                before.restore(self.surrogate.parameters)
+            self.wake = self.surrogate.tuning.rest()
 
     def state(self, name: str) -> dict[str, Tensor]:
         """Everything that a resumed run needs, under ``name``."""

@@ -1,8 +1,8 @@
 """Purifiers as lenses: what an adaptive protection ascends through.
 
-A differentiable purifier is differentiated; any other is run as it is and its gradient taken for its stand-in's, or,
-where it has none, for the identity's (straight-through, BPDA). Its randomness comes from the photo's own generator, so
-that a step sees another draw.
+A differentiable purifier is differentiated, where the models in its suite's slots let gradients pass; any other is run
+as it is and its gradient taken for its stand-in's, or, where it has none, for the identity's (straight-through, BPDA).
+Its randomness comes from the photo's own generator, so that a step sees another draw.
 
 Cite: Athalye et al., "Obfuscated Gradients Give a False Sense of Security", ICML 2018 (BPDA, EOT).
 """
@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from redcloak import registry
 from redcloak.api import Context, Lens
-from redcloak.config import Choice
+from redcloak.config import Choice, MethodConfig
 from redcloak.crafting.objectives import denoising, through, value_and_gradient
 from redcloak.rng import derive, rand
 
@@ -38,7 +38,7 @@ class ChainLens:
         for choice in self.chain:
             entry = registry.load("purify", choice.name)
             settings = entry.configure(**self.context.suite.settings(choice.name, choice.settings))
-            if entry.method.differentiable and self.gradient == "exact":
+            if self.gradient == "exact" and self._flows(entry, settings):
                 images = entry.function(images, settings, self.context, generators)
             else:
                 with torch.no_grad():
@@ -48,6 +48,11 @@ class ChainLens:
                     way = entry.stand_in(images, settings, self.context, generators)
                 images = way + (purified - way).detach()
         return images
+
+    def _flows(self, entry: registry.Entry, settings: MethodConfig) -> bool:
+        """Whether gradients flow through a purifier: by its own word, and through the models it passes."""
+        slots = [slot for slot in entry.needs(settings) if slot in ("restorer", "upscaler")]
+        return entry.method.differentiable and all(getattr(self.context.suite, slot).differentiable for slot in slots)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
+from torch.utils.checkpoint import checkpoint
 
 from redcloak.api import Lens
 from redcloak.backbone import Backbone
@@ -180,6 +181,26 @@ def predicted_target(backbone: Backbone, prompt: str, target: Tensor, times: Tim
         return -error
 
     return loss
+
+
+def drawn_again(
+    function: Callable[[Tensor, Sequence[Generator]], Tensor], images: Tensor, generators: Sequence[Generator]
+) -> Tensor:
+    """A random function of images, computed again from the same draws when its gradient is asked, and not kept."""
+    begun, ended = [stream.get_state() for stream in generators], list[Tensor]()
+
+    def run(images: Tensor) -> Tensor:
+        streams = [torch.Generator() for _ in begun]
+        for stream, state in zip(streams, begun, strict=True):
+            stream.set_state(state)
+        found = function(images, streams)
+        ended[:] = [stream.get_state() for stream in streams]
+        return found
+
+    found: Tensor = checkpoint(run, images, use_reentrant=False)
+    for stream, state in zip(generators, ended, strict=True):
+        stream.set_state(state)
+    return found
 
 
 @torch.no_grad()

@@ -87,7 +87,8 @@ def attention(
         generate(backbone, [prompt], count, seed, sampling)
     if not kept or not found:
         return []
-    mean = torch.stack([layer[len(layer) // 2 :].mean(0) for layer in kept]).mean(0).cpu()  # (side^2, L)
+    prompted = [layer if sampling.guidance == 1 else layer.chunk(2)[1] for layer in kept]
+    mean = torch.stack([layer.mean(0) for layer in prompted]).mean(0).cpu()  # (side^2, L)
     heats = {word: mean[:, place].sum(-1).reshape(side, side) for word, place in found.items()}
     return [Attention(word, float(heat.mean()), heat) for word, heat in heats.items()]
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from redcloak.api import Context, Method, Score
 from redcloak.config import MethodConfig
 
-PEOPLE = ("person", "face", "man", "woman", "boy", "girl", "child", "people", "human")
 METHOD = Method(
     title="Subject detection score",
     cite="Liu et al., MetaCloak, CVPR 2024 (there abbreviated SDS, which is also score distillation).",
@@ -39,7 +38,7 @@ def subject_detection(images: Tensor, config: Config, context: Context) -> dict[
     Cite: Liu et al., MetaCloak, CVPR 2024. License: that of the suite's models.
     """
     noun = context.subject.class_noun
-    people = noun.lower() in PEOPLE if config.by == "auto" else config.by == "faces"
+    people = context.subject.is_human if config.by == "auto" else config.by == "faces"
     if people:
         return {"subject_detection": context.suite.faces(images).scores.float()}
     with torch.no_grad():

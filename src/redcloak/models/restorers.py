@@ -20,7 +20,7 @@ from pydantic import Field, field_validator
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from redcloak.api import Progress, silent
+from redcloak.api import Progress
 from redcloak.config import MethodConfig
 from redcloak.errors import UserError
 from redcloak.memory import at_once
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from redcloak.models.slots import Enlarge, Restore
 
 OF_FACES = ("CodeFormer", "GFPGAN")
+DETACHED = (*OF_FACES, "RestoreFormer")  # their own code cuts the graph, or steps over a codebook
 NON_COMMERCIAL = ("CodeFormer", "GFPGAN")  # spandrel itself has GFPGAN; it is kept behind the same extra
 # Names of weights that tell a network, as far as spandrel goes by them; what it is known to be is asked when it loads.
 SIGNS: dict[str, tuple[str, ...]] = {
@@ -254,39 +255,47 @@ def restorer(folder: Path, device: str, faces: FaceBackend) -> Restore:
     Images in [0, 1] and fidelity in [0, 1] -> restored images of the same size. CodeFormer and GFPGAN restore the faces
     in them; only CodeFormer is told the fidelity.
     """
+    from redcloak.models.slots import Restore
+
     net = network(weights_file(folder), (), device)
     if net.scale != 1:
         raise UserError(
             f"restorer {str(folder)!r}: {net.architecture} enlarges {net.scale} times; a restorer does not."
         )
 
-    def restore(images: Tensor, fidelity: float, progress: Progress = silent) -> Tensor:
+    def restore(images: Tensor, fidelity: float, progress: Progress) -> Tensor:
         if net.architecture in OF_FACES:
             return restore_faces(images, net.of_faces(fidelity), faces, progress)
         return net(images)
 
-    return restore
+    return Restore(restore, differentiable=net.architecture not in DETACHED)
 
 
 def upscaler(folder: Path, device: str) -> Enlarge:
     """A suite's x4 upscaler: Stable Diffusion's as a diffusers folder, or a folder with one safetensors file.
 
     Images, a prompt, a noise level and a generator per image -> images four times as large. A network from a single
-    file knows neither prompt nor noise.
+    file knows neither prompt nor noise. Stable Diffusion's pipeline keeps no graph.
     """
+    from redcloak.models.slots import Enlarge
+
     if (folder / "model_index.json").is_file():
         from redcloak.models.sdx4 import enlarge, load
 
         pipeline = load(folder, device)
-        return lambda images, prompt, level, generators, added=None: enlarge(
-            pipeline, images, prompt, level, generators, added=added
-        )
+
+        def drawn(
+            images: Tensor, prompt: str, noise_level: int, generators: Sequence[Generator], added: int | None
+        ) -> Tensor:
+            return enlarge(pipeline, images, prompt, noise_level, generators, added=added)
+
+        return Enlarge(drawn, differentiable=False)
     net = network(weights_file(folder), (), device)
     if net.scale != 4:
         raise UserError(f"upscaler {str(folder)!r}: {net.architecture} enlarges {net.scale} times instead of 4.")
 
     def untold(
-        images: Tensor, prompt: str, noise_level: int, generators: Sequence[Generator], added: int | None = None
+        images: Tensor, prompt: str, noise_level: int, generators: Sequence[Generator], added: int | None
     ) -> Tensor:
         if added is not None and added != noise_level:
             raise UserError(
@@ -295,4 +304,4 @@ def upscaler(folder: Path, device: str) -> Enlarge:
             )
         return net(images)
 
-    return untold
+    return Enlarge(untold, differentiable=net.architecture not in DETACHED)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,21 +25,37 @@ if TYPE_CHECKING:
 Rate = Callable[["Tensor"], "Tensor"]
 
 
-class Restore(Protocol):
+@dataclass(frozen=True)
+class Restore:
     """A restorer: images in [0, 1] and fidelity in [0, 1] -> images of the same size.
 
-    One that looks for faces tells ``progress`` in how many images it found none.
+    One that looks for faces tells ``progress`` in how many images it found none. ``differentiable``: gradients flow
+    through it.
     """
 
-    def __call__(self, images: Tensor, fidelity: float, progress: Progress = silent) -> Tensor: ...
+    run: Callable[[Tensor, float, Progress], Tensor]
+    differentiable: bool
+
+    def __call__(self, images: Tensor, fidelity: float, progress: Progress = silent) -> Tensor:
+        """As the class says."""
+        return self.run(images, fidelity, progress)
 
 
-class Enlarge(Protocol):
-    """An upscaler; it is told of ``noise_level``, and adds noise of the level ``added``, by default the same."""
+@dataclass(frozen=True)
+class Enlarge:
+    """An upscaler; it is told of ``noise_level``, and adds noise of the level ``added``, by default the same.
+
+    ``differentiable``: gradients flow through it.
+    """
+
+    run: Callable[[Tensor, str, int, Sequence[Generator], int | None], Tensor]
+    differentiable: bool
 
     def __call__(
         self, images: Tensor, prompt: str, noise_level: int, generators: Sequence[Generator], added: int | None = None
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """Images four times as large."""
+        return self.run(images, prompt, noise_level, generators, added)
 
 
 def is_ours(folder: Path) -> bool:
@@ -54,12 +71,12 @@ def restorer(folder: Path, device: str, faces: Callable[[], FaceBackend]) -> Res
         return restorers.restorer(folder, device, faces())
     net = Restorer.from_folder(folder).to(device)
 
-    def restore(images: Tensor, fidelity: float, progress: Progress = silent) -> Tensor:
+    def restore(images: Tensor, fidelity: float, progress: Progress) -> Tensor:
         trust = torch.full((len(images),), fidelity, device=device)
         restored: Tensor = net(images.to(device), trust)
         return restored.clamp(0, 1).to(images.device)
 
-    return restore
+    return Restore(restore, differentiable=True)
 
 
 def upscaler(folder: Path, device: str) -> Enlarge:
@@ -71,7 +88,7 @@ def upscaler(folder: Path, device: str) -> Enlarge:
     net = Upscaler.from_folder(folder).to(device)
 
     def upscale(
-        images: Tensor, prompt: str, noise_level: int, generators: Sequence[Generator], added: int | None = None
+        images: Tensor, prompt: str, noise_level: int, generators: Sequence[Generator], added: int | None
     ) -> Tensor:
         spread = noise_spread(noise_level if added is None else added)
         noisy = images.to(device) + spread * randn(images, generators).to(device)
@@ -79,7 +96,7 @@ def upscaler(folder: Path, device: str) -> Enlarge:
         large: Tensor = net(noisy, level)
         return large.clamp(0, 1).to(images.device)
 
-    return upscale
+    return Enlarge(upscale, differentiable=True)
 
 
 def quality(folder: Path, device: str) -> Rate:

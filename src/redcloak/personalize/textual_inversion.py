@@ -22,7 +22,7 @@ METHOD = Method(
 
 
 class Config(TrainerConfig):
-    """The optimizer's budget. Defaults: the paper's rate of 0.005 for a batch of 4, as diffusers' script has it."""
+    """The optimizer's budget. Defaults: steps and rate of diffusers' example, unscaled; the paper's rate is 0.005."""
 
     steps: int = Field(3000, ge=1, description="optimizer steps")
     lr: float = Field(5e-4, gt=0, description="learning rate of the word's embedding, constant")

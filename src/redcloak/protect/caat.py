@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -11,10 +12,11 @@ from torch import Generator, Tensor, nn
 from redcloak.api import Context, Method
 from redcloak.backbone import Backbone
 from redcloak.config import AscentConfig
-from redcloak.crafting.ascent import Diverged
+from redcloak.crafting.ascent import check_finite, group_size
 from redcloak.crafting.balls import project, quantise
-from redcloak.crafting.objectives import denoising, through
+from redcloak.crafting.objectives import Objective, denoising, through
 from redcloak.crafting.rules import direction
+from redcloak.memory import loss_scale
 from redcloak.training.finetuning import trainable
 
 METHOD = Method(
@@ -32,6 +34,9 @@ class Config(AscentConfig):
 
     steps: int = Field(250, ge=1, description="joint steps")
     step_size: float = Field(0.64, gt=0, description="ascent step in 8-bit steps (/255)")
+    rule: Literal["sign", "normalised", "l2"] = Field(
+        "sign", description="direction of a step; with norm l2 use l2; apgd halves steps, which joint ones cannot"
+    )
     lr: float = Field(1e-5, gt=0, description="AdamW learning rate of the keys and values")
 
 
@@ -49,19 +54,17 @@ def caat(images: Tensor, config: Config, context: Context, generators: Sequence[
     if context.lens:
         objective = through(objective, context.lens, context.lens_draws)
     protected = images
+    scale = loss_scale(backbone.dtype)
     with backbone.borrowed(text_encoder=False):
         parameters = _keys_and_values(backbone)
         optimizer = torch.optim.AdamW(parameters, config.lr)
         for step in range(plan.steps):
-            leaf = protected.detach().requires_grad_(True)
             with trainable(parameters):
-                losses = objective(leaf, generators)
-                gradient, *slopes = torch.autograd.grad(losses.sum(), [leaf, *parameters])
-                _descend(parameters, [slope / len(images) for slope in slopes], optimizer)
-            if not (losses.isfinite().all() and gradient.isfinite().all()):
-                raise Diverged(int((~losses.isfinite()).float().argmax()), step, protected)
+                losses, gradient, slopes = _slopes(objective, protected, generators, parameters, scale)
+                _descend(parameters, [slope / (len(images) * scale) for slope in slopes], optimizer)
+            check_finite(losses, gradient, step, protected)
             protected = project(protected + plan.step_size * direction(gradient, plan.rule), images, plan.budget)
-            context.progress(step + 1, plan.steps, {"loss": float(losses.detach().mean())})
+            context.progress(step + 1, plan.steps, {"loss": float(losses.mean())})
     return quantise(protected, images, config.ball)
 
 
@@ -70,9 +73,31 @@ def _keys_and_values(backbone: Backbone) -> list[nn.Parameter]:
     return [parameter for name, parameter in backbone.unet.named_parameters() if name.endswith(names)]
 
 
+def _slopes(
+    objective: Objective,
+    images: Tensor,
+    generators: Sequence[Generator],
+    parameters: Sequence[nn.Parameter],
+    scale: float,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Loss and gradient of each photo, and ``scale`` times the parameters' summed; of large photos singly."""
+    size = len(images) if group_size(images) > 1 else 1
+    losses, gradients, total = [], [], list[Tensor]()
+    for first in range(0, len(images), size):
+        rows = slice(first, min(first + size, len(images)))
+        leaf = images[rows].detach().requires_grad_(True)
+        found = objective(leaf, list(generators)[rows], rows)
+        gradient, *slopes = torch.autograd.grad(found.sum() * scale, [leaf, *parameters])
+        losses.append(found.detach())
+        gradients.append(gradient / scale)
+        total = [a + b for a, b in zip(total, slopes, strict=True)] if total else slopes
+    return torch.cat(losses), torch.cat(gradients), total
+
+
 def _descend(parameters: Sequence[nn.Parameter], slopes: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> None:
     for parameter, slope in zip(parameters, slopes, strict=True):
         parameter.grad = slope
-    nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimizer.step()
+    norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+    if norm.isfinite():  # an overflow of fp16 costs the step, not the model
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)

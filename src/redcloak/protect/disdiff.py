@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.crafting.ascent import Diverged
+from redcloak.crafting.ascent import check_finite, gradients
 from redcloak.crafting.attention import recorded
 from redcloak.crafting.balls import project, quantise
 from redcloak.crafting.objectives import EVERY, Objective, Rows, embedded, through, value_and_gradient
@@ -48,15 +48,16 @@ def disdiff(images: Tensor, config: Config, context: Context, generators: Sequen
 
     Cite: Liu et al., ACM MM 2024, equations 6 to 9. License: Apache-2.0.
     """
-    plan, loss = config.plan, _Erasing(config)
+    plan, loss = config.plan, _Erasing(config, len(images))
+    # ``released`` averages the attention over the photos, so that they cannot go singly.
+    follow = gradients if config.variant == "paper" else value_and_gradient
 
     def climb(protected: Tensor, objective: Objective, turn: int) -> Tensor:
         if context.lens:
             objective = through(objective, context.lens, context.lens_draws)
         for step in range(plan.steps):
-            losses, gradient = value_and_gradient(objective, protected, generators)
-            if not (losses.isfinite().all() and gradient.isfinite().all()):
-                raise Diverged(int((~losses.isfinite()).float().argmax()), turn * plan.steps + step, protected)
+            losses, gradient = follow(objective, protected, generators, slice(0, len(images)))
+            check_finite(losses, gradient, turn * plan.steps + step, protected)
             rate = 0.5 * (torch.cos(math.pi * loss.times / 999) + 1) if config.modulate else torch.ones(len(images))
             moved = protected + plan.step_size * rate.view(-1, 1, 1, 1) * gradient.sign()
             protected = project(moved, images, plan.budget)
@@ -67,10 +68,10 @@ def disdiff(images: Tensor, config: Config, context: Context, generators: Sequen
 
 
 class _Erasing:
-    """Makes the objective of a surrogate, and remembers the diffusion times of its last call."""
+    """Makes the objective of a surrogate, and remembers the last diffusion time of each photo."""
 
-    def __init__(self, config: Config) -> None:
-        self.config, self.times = config, torch.zeros(1)
+    def __init__(self, config: Config, count: int) -> None:
+        self.config, self.times = config, torch.zeros(count)
 
     def __call__(self, surrogate: Surrogate) -> Objective:
         backbone, config = surrogate.backbone, self.config
@@ -80,7 +81,7 @@ class _Erasing:
             latents = backbone.encode(images, generators)
             times = randint(len(backbone.alphas_cumprod), generators).to(latents.device)
             noisy, target = backbone.noised(latents, randn(latents, generators), times)
-            self.times = times.cpu().float()
+            self.times[rows] = times.cpu().float()
             with recorded(backbone.unet, max(1, latents.shape[-1] // 4)) as maps:
                 guess = backbone.unet(noisy, times, embedding.expand(len(images), -1, -1)).sample
             error: Tensor = (guess - target).pow(2).mean((1, 2, 3))

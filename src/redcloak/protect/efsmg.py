@@ -45,6 +45,7 @@ def efsmg(images: Tensor, config: Config, context: Context, generators: Sequence
         for member in group if first == 0 else ():
             with member.active() as surrogate:
                 surrogate.learn(surrogate.clean_latents(images), config.train_steps)
+                surrogate.tuning.forget()  # it trains no more, and the ascent needs the room
         climb = climber(images, config.plan, context, generators, config.rounds)
         for turn in range(first, config.rounds):
             chosen = group if config.mode == "average" else [group[turn % len(group)]]

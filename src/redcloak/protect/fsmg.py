@@ -50,6 +50,7 @@ def fsmg(images: Tensor, config: Config, context: Context, generators: Sequence[
     with backbone.borrowed():
         surrogate = Surrogate(backbone, context, config, stream_of(generators))
         surrogate.learn(surrogate.clean_latents(images), config.train_steps)
+        surrogate.tuning.forget()  # it trains no more, and the ascent needs the room
         objective = denoising(backbone, surrogate.prompt)
         result = ascend(images, images, objective, generators, config.plan, context, together=True)
     return quantise(result, images, config.ball)

@@ -12,6 +12,8 @@ from redcloak.api import Context, Method
 from redcloak.config import ProtectConfig
 from redcloak.crafting.ascent import Diverged
 from redcloak.crafting.balls import project, quantise, random_start
+from redcloak.crafting.closeness import ClosenessConfig
+from redcloak.memory import loss_scale
 
 METHOD = Method(
     title="Glaze (open re-implementation)",
@@ -22,7 +24,7 @@ METHOD = Method(
 )
 
 
-class Config(ProtectConfig):
+class Config(ClosenessConfig, ProtectConfig):
     """The style, the perceptual bound, and the optimizer."""
 
     style: str = Field("a painting by van gogh", description="prompt of img2img that makes the target of each photo")
@@ -40,7 +42,8 @@ def glaze(images: Tensor, config: Config, context: Context, generators: Sequence
     Images ``(N, 3, H, W)`` in [0, 1] -> the same shape, on the 8-bit lattice, inside the budget; each image on its own.
     ``E`` is the encoder's mean, unscaled. ``x_style`` is img2img of the photo under the prompt ``style``. Glaze has no
     other bound than the perceptual one; here ``budget`` holds besides, so that it can be compared. LPIPS is the suite's
-    perceptual distance. Random: img2img's noise and a uniform start, from ``generators[i]``.
+    perceptual distance, whose scale is not that of LPIPS on VGG, for which ``bound`` is meant; with ``lpips`` it is
+    LPIPS itself, on photos of at least 64 pixels. Random: img2img's noise and a uniform start, from ``generators[i]``.
 
     Cite: Shan et al., USENIX Security 2023, equation 2. License: Apache-2.0.
     """
@@ -56,11 +59,12 @@ def _cloak(images: Tensor, row: int, config: Config, context: Context, stream: G
         target, _ = backbone.posterior(styled)
     moved = random_start(image, config.ball, [stream]).requires_grad_(True)
     optimizer = torch.optim.Adam([moved], config.lr / 2)
+    distance, scale = config.distance(context.suite), loss_scale(backbone.dtype)
     for step in range(config.steps):
         seen = lens(moved, [stream]) if lens else moved
         shift = (backbone.posterior(seen)[0] - target).pow(2).mean()
-        loss = shift + config.weight * (context.suite.perceptual(image, moved).sum() - config.bound).clamp_min(0)
-        (gradient,) = torch.autograd.grad(loss, moved)
+        loss = shift + config.weight * (distance(image, moved).sum() - config.bound).clamp_min(0)
+        gradient = torch.autograd.grad(loss * scale, moved)[0] / scale
         if not (loss.isfinite() and gradient.isfinite().all()):
             raise Diverged(row, step, moved.detach())
         moved.grad = gradient

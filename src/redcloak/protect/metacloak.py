@@ -63,11 +63,11 @@ def metacloak(images: Tensor, config: Config, context: Context, generators: Sequ
         for turn in range(first, config.rounds * turns):
             if turn % config.unroll == 0:
                 pool[turn % turns // config.unroll].restore(surrogate.parameters)
+            if turn % config.unroll == 0 or config.variant == "released":
                 surrogate.tuning.forget()
             loss = through(denoising(backbone, surrogate.prompt), flip_and_blur)
-            protected = climb(protected, loss, turn)
-            if config.variant == "released":
-                surrogate.tuning.forget()
+            with surrogate.tuning.idle():
+                protected = climb(protected, loss, turn)
             surrogate.learn(_seen(surrogate, protected, config), config.advance_steps)
             context.checkpoint.save(partial(loop_state, protected, turn + 1, generators, surrogate))
     return quantise(protected, images, config.ball)

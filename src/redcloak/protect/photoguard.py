@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -13,9 +14,9 @@ from torch import Generator, Tensor
 from redcloak.api import Context, Method
 from redcloak.backbone import Backbone
 from redcloak.config import AscentConfig
-from redcloak.crafting.ascent import ascend
+from redcloak.crafting.ascent import ascend, group_size
 from redcloak.crafting.balls import quantise, random_start
-from redcloak.crafting.objectives import EVERY, Objective, Rows, encoder_distance
+from redcloak.crafting.objectives import EVERY, Objective, Rows, drawn_again, encoder_distance
 from redcloak.crafting.rules import constant, decaying
 
 METHOD = Method(
@@ -64,13 +65,16 @@ def _encoded(backbone: Backbone, config: Config, images: Tensor) -> Objective:
 
 
 def _edited(backbone: Backbone, config: Config) -> Objective:
+    def distance(images: Tensor, generators: Sequence[Generator]) -> Tensor:
+        edited = backbone.edit(
+            images, "", generators, steps=config.denoising_steps, strength=1.0, guidance=1.0, clamp=False
+        )
+        far: Tensor = (edited - 0.5).flatten(1).norm(dim=1)
+        return far
+
     def loss(images: Tensor, generators: Sequence[Generator], rows: Rows = EVERY) -> Tensor:
-        distances = []
-        for _ in range(config.repeats):
-            edited = backbone.edit(
-                images, "", generators, steps=config.denoising_steps, strength=1.0, guidance=1.0, clamp=False
-            )
-            distances.append((edited - 0.5).flatten(1).norm(dim=1))
-        return -torch.stack(distances).mean(0)
+        # The graphs of all edits of a large photo are not held together: each is drawn again for its gradient.
+        ask = distance if group_size(images) > 1 else partial(drawn_again, distance)
+        return -torch.stack([ask(images, generators) for _ in range(config.repeats)]).mean(0)
 
     return loss

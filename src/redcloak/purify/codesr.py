@@ -37,11 +37,12 @@ def codesr(images: Tensor, config: Config, context: Context, generators: Sequenc
     """Restore at ``fidelity``, shrink by ``shrink``, enlarge x4, return at the size that came in.
 
     Images ``(N, 3, H, W)`` in [0, 1] -> the same shape. Random: the upscaler's noise, from ``generators[i]``.
-    Subjects that are no persons are only super-resolved, as in the authors' code: a face restorer knows faces.
+    Subjects that are no people (person, face, man, woman, boy, girl, child, people or human, in any case) are only
+    super-resolved, as in the authors' code, which knows "person" alone: a face restorer knows faces.
 
     Cite: Liu et al., arXiv 2406.18944, section 4.2. License: Apache-2.0 with the small suite.
     """
-    if context.subject.class_noun in {"person", "man", "woman", "face"}:
+    if context.subject.is_human:
         images = restore.restore(images, restore.Config(fidelity=config.fidelity), context, generators)
     enlarge = upscale.Config(shrink=config.shrink, noise_level=config.noise_level)
     return upscale.upscale(images, enlarge, context, generators)

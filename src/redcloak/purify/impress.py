@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Method
-from redcloak.config import MethodConfig, later
 from redcloak.crafting.ascent import group_size
-from redcloak.errors import UserError
-from redcloak.models import lpips as network
+from redcloak.crafting.closeness import ClosenessConfig
+from redcloak.memory import loss_scale
 from redcloak.padding import on_grid
 from redcloak.rng import randn
 
@@ -27,7 +25,7 @@ METHOD = Method(
 )
 
 
-class Config(MethodConfig):
+class Config(ClosenessConfig):
     """The optimisation. Defaults: the authors' README for style cloaks."""
 
     steps: int = Field(3000, ge=1, description="Adam steps")
@@ -35,19 +33,6 @@ class Config(MethodConfig):
     weight: float = Field(0.1, ge=0, description="of the perceptual penalty")
     allowed: float = Field(0.1, ge=0, description="perceptual distance to the input that costs nothing")
     noise: float = Field(0.1, ge=0, description="standard deviation of the noise it starts from, for pixels in [-1, 1]")
-    lpips: Path | None = later(
-        None,
-        description="a file of redcloak.convert.lpips (VGG: the authors' penalty) in place of the suite's clip",
-    )
-
-    def slots(self) -> tuple[str, ...] | None:
-        """LPIPS from a file stands in for the distance of the suite's own CLIP."""
-        return ("backbone",) if self.lpips else None
-
-    def check(self) -> None:
-        """See that the file is there."""
-        if self.lpips and not self.lpips.is_file():
-            raise UserError(f"lpips = {str(self.lpips)!r}: no such file; make it with redcloak.convert.lpips.")
 
 
 def impress(images: Tensor, config: Config, context: Context, generators: Sequence[Generator]) -> Tensor:
@@ -77,9 +62,9 @@ def impress(images: Tensor, config: Config, context: Context, generators: Sequen
 def _optimise(
     origin: Tensor, config: Config, context: Context, streams: Sequence[Generator], place: tuple[int, int]
 ) -> Tensor:
-    backbone, distance = context.suite.backbone, _distance(config, context)
+    backbone, distance = context.suite.backbone, config.distance(context.suite)
     # The settings are for pixels in [-1, 1], whose gradients are half as large; ours are in [0, 1].
-    half = 0.5 * config.noise
+    half, scale = 0.5 * config.noise, loss_scale(backbone.dtype)
     with torch.enable_grad():
         moved = (origin + half * randn(origin, streams)).clamp(0, 1).requires_grad_(True)
         adam = torch.optim.Adam([moved], lr=0.5 * config.lr, eps=2e-5)
@@ -89,19 +74,12 @@ def _optimise(
             back = backbone.decode(backbone.encode(moved, streams), clamp=False).to(moved)
             unlike = 4 * (back - moved).pow(2).mean((1, 2, 3))
             far = (distance(moved, origin) - config.allowed).clamp_min(0)
-            (moved.grad,) = torch.autograd.grad((unlike + config.weight * far).sum(), moved)
+            (slope,) = torch.autograd.grad((unlike + config.weight * far).sum() * scale, moved)
+            moved.grad = slope / scale
             adam.step()
             moved.data.clamp_(0, 1)
             _tell(context, config, place, step, len(origin), unlike)
     return moved.detach()
-
-
-def _distance(config: Config, context: Context) -> Callable[[Tensor, Tensor], Tensor]:
-    if config.lpips is None:
-        return context.suite.perceptual
-    device = context.suite.device
-    net = network.load(config.lpips, device)
-    return lambda a, b: net(a.to(device), b.to(device)).to(a)
 
 
 def _tell(context: Context, config: Config, place: tuple[int, int], step: int, count: int, unlike: Tensor) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -10,7 +11,8 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from redcloak.api import Context, Kind, Method
-from redcloak.config import Choice, MethodConfig
+from redcloak.config import Choice, MethodConfig, later
+from redcloak.models import sdx4
 from redcloak.purify.upscale import prompt_of, resize
 from redcloak.rng import rand
 from redcloak.variation import minimise
@@ -43,12 +45,28 @@ class Config(MethodConfig):
     )
     shrink: float = Field(8.0, ge=1, le=64, description="small: side before / side after; the paper's is 512 / 64")
     noise_level: int = Field(20, ge=0, le=350, description="small: the upscaler's")
+    upscaler: str | None = later(
+        None,
+        min_length=1,
+        description="small: the Stable Diffusion x4 upscaler, a local diffusers folder or a hub id, in place of the "
+        "suite's",
+    )
     tolerance: float = Field(1e-4, gt=0, lt=1, description="the solver stops where both relative residuals are below")
     steps: int = Field(500, ge=1, description="most iterations of the solver")
 
     def parts(self) -> tuple[tuple[Kind, Choice], ...]:
-        """The upscaler, where the picture is shrunk."""
-        return (("purify", Choice(name="upscale")),) if self.mode == "small" else ()
+        """The suite's upscaler, where the picture is shrunk and no other is given."""
+        return (("purify", Choice(name="upscale")),) if self.mode == "small" and self.upscaler is None else ()
+
+    def models(self) -> dict[str, str]:
+        """What identifies the weights of the upscaler that is given."""
+        given = self.upscaler if self.mode == "small" else None
+        return {} if given is None else {"upscaler": sdx4.fingerprint(given)}
+
+    def check(self) -> None:
+        """See that the upscaler that is given is there."""
+        if self.mode == "small" and self.upscaler is not None:
+            sdx4.find(self.upscaler)
 
 
 def tvm(images: Tensor, config: Config, context: Context, generators: Sequence[Generator]) -> Tensor:
@@ -56,7 +74,8 @@ def tvm(images: Tensor, config: Config, context: Context, generators: Sequence[G
 
     Images ``(N, 3, H, W)`` in [0, 1] -> the same shape. TV_2 sums, over channels, the l2 norms of the differences of
     whole neighbouring rows and of whole neighbouring columns; neither norm is squared. ``small`` shrinks before and
-    enlarges x4 by the suite's upscaler until the size is reached again (512 -> 64 -> 256 -> 128 -> 512).
+    enlarges x4 by the suite's upscaler, or by ``upscaler``, until the size is reached again (512 -> 64 -> 256 -> 128 ->
+    512).
     ``variant=released`` minimises what Liu et al.'s code does: its columns are those of the array ``(H, 3 W)`` with the
     channels interleaved, so that it takes the variation between colours; and its misfit, cvxpy's norm 2 of that matrix,
     is the largest singular value.
@@ -94,10 +113,17 @@ def _enlarged(
 
     MetaCloak's and Liu et al.'s: 64 -> 256, resized to 128 -> 512.
     """
-    prompt = prompt_of(context)
+    enlarge = _upscaler(config, context)
     with torch.no_grad():
-        large = context.suite.upscaler(images, prompt, config.noise_level, generators)
+        large = enlarge(images, prompt_of(context), config.noise_level, generators)
         while large.shape[-2] < height or large.shape[-1] < width:
             quarter = min(large.shape[-2], -(-height // 4)), min(large.shape[-1], -(-width // 4))
-            large = context.suite.upscaler(resize(large, *quarter), prompt, config.noise_level, generators)
+            large = enlarge(resize(large, *quarter), prompt_of(context), config.noise_level, generators)
         return resize(large, height, width)
+
+
+def _upscaler(config: Config, context: Context) -> Callable[[Tensor, str, int, Sequence[Generator]], Tensor]:
+    """The suite's, or the one that is given."""
+    if config.upscaler is None:
+        return context.suite.upscaler
+    return partial(sdx4.enlarge, sdx4.load(sdx4.find(config.upscaler), context.suite.device))

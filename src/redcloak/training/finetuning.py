@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from redcloak.backbone import Backbone, freeze
-from redcloak.memory import LOSS_SCALE, Aside, at_once, must_park
+from redcloak.memory import Aside, at_once, loss_scale, must_park
 from redcloak.training.adam8bit import Adam8bit
 from redcloak.training.vocabulary import new_words, rows
 
@@ -125,24 +125,31 @@ class FineTune:
         groups = [{"params": part, "lr": lr} for part, lr in pairs if part]
         return KINDS[self.kind](groups, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8)
 
-    @contextmanager
-    def idle(self) -> Iterator[None]:
-        """Lay the optimizer's moments aside for the length of the block, where memory is short."""
+    def rest(self) -> Callable[[], None]:
+        """Lay the optimizer's moments aside, where memory is short; what is given brings them back."""
         slots = [(slot, name) for slot in self.optimizer.state.values() for name in slot if name != "step"]
         moments = [slot[name] for slot, name in slots]
         if not must_park(moments, self.backbone.memory):
-            yield
-            return
+            return lambda: None
         aside, shapes = Aside(moments, "low"), [moment.shape for moment in moments]
         for slot, name in slots:
             slot[name] = slot[name].new_empty(0)
-        moments.clear()
-        try:
-            yield
-        finally:
+
+        def wake() -> None:
             for (slot, name), shape in zip(slots, shapes, strict=True):
                 slot[name] = slot[name].new_empty(shape)
             aside.restore([slot[name] for slot, name in slots])
+
+        return wake
+
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """:meth:`rest` for the length of the block."""
+        wake = self.rest()
+        try:
+            yield
+        finally:
+            wake()
 
     def forget(self) -> None:
         """Start the optimizer anew, as peers' code does between the turns of a surrogate."""
@@ -186,14 +193,14 @@ class FineTune:
         return dict(zip(prompts, torch.split(self.backbone.embed(prompts), 1), strict=True)) if prompts else {}
 
     def _descend(self, loss: Tensor) -> None:
-        scale = LOSS_SCALE if self.backbone.dtype == torch.float16 else 1.0
-        gradients = torch.autograd.grad(loss * scale, self.parameters, allow_unused=True)
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+        scale = loss_scale(self.backbone.dtype)
+        gradients = list(torch.autograd.grad(loss * scale, self.parameters, allow_unused=True))[::-1]
+        for parameter in self.parameters:
+            gradient = gradients.pop()  # one at a time, so that those of fp16 are not all held twice
             if gradient is not None and gradient.stride() != parameter.stride():
                 # fused AdamW reads memory in its own order: a gradient of another layout would be stepped astray
                 gradient = torch.empty_like(parameter).copy_(gradient)
             parameter.grad = gradient if gradient is None or scale == 1 else gradient / scale
-        del gradients
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
         if scale == 1 or norm.isfinite():  # an overflow of fp16 costs the step, not the model
             self.optimizer.step()

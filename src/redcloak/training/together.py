@@ -45,7 +45,7 @@ class Additions(nn.Module):
 
     def __init__(self, old: nn.Linear, down: Tensor) -> None:
         super().__init__()
-        self.old = old
+        self.old, down = old, down.to(old.weight.device)
         self.down = nn.Parameter(down, requires_grad=False)
         self.up = nn.Parameter(down.new_zeros(len(down), old.out_features, down.shape[1]), requires_grad=False)
 
