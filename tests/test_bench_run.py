@@ -109,6 +109,24 @@ def test_the_resolved_matrix_is_the_same_run(copy, computed, capsys):
     assert json.loads(capsys.readouterr().out)["arms_finished"] == ARMS
 
 
+def test_what_force_made_otherwise_is_another_board(copy, monkeypatch):
+    """Keys stay the same where another library or driver computes something else."""
+    before = pandas.read_parquet(copy / "run" / "results.parquet")
+    score = stages.STAGES["score"]
+
+    def otherwise(config, inputs, out, *rest):
+        notes = score(config, inputs, out, *rest)
+        rows = json.loads((out / "scores.json").read_text())
+        (out / "scores.json").write_text(json.dumps([[*names, value and value + 1] for *names, value in rows]))
+        return notes
+
+    monkeypatch.setitem(stages.STAGES, "score", otherwise)
+    assert again(copy, "--overwrite", "force") == 0
+    after = pandas.read_parquet(copy / "run" / "results.parquet")
+    assert list(after.key) == list(before.key)
+    assert (after.value[before.value > 0] == before.value[before.value > 0] + 1).all()
+
+
 def test_a_board_of_an_older_format_is_written_anew(copy):
     path = copy / "run" / "board.json"
     path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 1'))

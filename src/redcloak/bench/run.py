@@ -130,7 +130,7 @@ class Bench:
         arms, failures = self.finished(), self.failures()
         if not arms:
             raise UserError(f"store {self.store.uri}: no arm of {self.matrix.config.name} is finished; run it first.")
-        of = _digest(self.matrix, arms, failures)
+        of = _digest(self.matrix, arms, failures, self.store)
         if not anew and all((self.out / name).is_file() for name in FILES) and (found := kept_board(self.out, of)):
             return found
         return self._write(arms, failures, of)
@@ -241,9 +241,21 @@ def photos_known(out: Path) -> Digests:
     return Digests(out / "photos.json")
 
 
-def _digest(matrix: Matrix, arms: list[Arm], failures: list[Failure]) -> str:
+def _digest(matrix: Matrix, arms: list[Arm], failures: list[Failure], store: Store) -> str:
     """Of everything that a board says, but for times and versions of libraries."""
     parts = [__version__, matrix.config.text(), str(len(matrix.arms)), json.dumps(matrix.strangers, sort_keys=True)]
     parts += [f"{arm.axes} {arm.scores.key} {arm.photo_scores and arm.photo_scores.key}" for arm in arms]
+    # Under the keys that were there, `force` may have made something else.
+    parts += [f"{key} {_files(store, key)}" for key in dict.fromkeys(key for arm in arms for key in _scores(arm))]
     parts += [f"failed {each.key} {each.reason}" for each in failures]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _scores(arm: Arm) -> Iterator[str]:
+    return (node.key for node in (arm.scores, arm.photo_scores) if node is not None)
+
+
+def _files(store: Store, key: str) -> str:
+    """The digests of the files of an artifact, as its manifest has them."""
+    found = store.find(key)
+    return json.dumps(found.manifest.files, sort_keys=True) if found else "none"
