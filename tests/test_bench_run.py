@@ -22,8 +22,8 @@ from test_cli import run
 
 from redcloak import stages
 from redcloak.bench.config import load
+from redcloak.bench.folder import only_driver
 from redcloak.bench.grid import Matrix
-from redcloak.bench.run import only_driver
 from redcloak.errors import UserError
 from redcloak.runtime.places import open_store
 from redcloak.runtime.store import Store
@@ -380,6 +380,10 @@ def test_gc_tells_first_and_deletes_what_no_matrix_needs(copy, people, suite_fol
     store = copy / "run" / "store"
     write(copy, people, suite_folder, purifiers=["none"])
     before = {manifest.key for manifest in Store(store).manifests()}
+    assert again(copy, "--json", verb="gc") == 0
+    assert json.loads(capsys.readouterr().out)["stages"] == {}  # the last run there had another purifier
+    assert again(copy) == 0
+    capsys.readouterr()
     assert again(copy, verb="gc") == 0
     told = capsys.readouterr().out
     assert told.startswith("Would delete (add --delete)")
@@ -394,6 +398,27 @@ def test_gc_tells_first_and_deletes_what_no_matrix_needs(copy, people, suite_fol
     assert "personalize" not in {manifest.stage for manifest in Store(store).manifests()}
     assert again(copy) == 0
     assert computed == []  # nobody needs a model whose pictures are drawn
+
+
+def test_gc_keeps_the_subjects_that_are_named_and_those_of_the_last_run(copy, people, suite_folder, capsys):
+    def stages_of(*more: object) -> set[str]:
+        assert again(copy, "--json", *more, verb="gc") == 0
+        return set(json.loads(capsys.readouterr().out)["stages"])
+
+    both = [word for each in people for word in ("--subject", each)]
+    write(copy, people[:1], suite_folder)
+    assert stages_of() == stages_of(*both) == set()
+    last = copy / "run" / "matrix.yaml"
+    last.write_text(last.read_text().replace(people[1], str(copy / "moved")))
+    assert again(copy, "--delete", verb="gc") == 2
+    told = capsys.readouterr().err
+    assert f"{last}: nobody can tell what the last run there needs: " in told
+    assert "moved" in told
+    last.unlink()
+    assert "personalize" in stages_of()
+    assert stages_of(*both) == set()
+    assert run("bench", "gc", "causal", "--subject", people[0]) == 2
+    assert "a study has no axes" in capsys.readouterr().err
 
 
 def test_gc_waits_for_the_runs_of_the_store_and_of_every_matrix(copy, people, suite_folder, capsys, monkeypatch):

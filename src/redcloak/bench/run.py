@@ -10,7 +10,6 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Set
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,7 +18,7 @@ from redcloak import __version__
 from redcloak.api import Kind
 from redcloak.bench.board import Board, Failure, kept_board
 from redcloak.bench.config import MatrixConfig
-from redcloak.bench.digests import Digests
+from redcloak.bench.folder import MATRIX, only_driver
 from redcloak.bench.grid import Arm, Matrix
 from redcloak.bench.plan import MatrixPlan, plan
 from redcloak.bench.ranking import board
@@ -31,7 +30,6 @@ from redcloak.images import check_writable
 from redcloak.prompts import check_words
 from redcloak.report.table import write_whole
 from redcloak.runtime.execute import Event, run
-from redcloak.runtime.lease import lease
 from redcloak.runtime.matrix import Graph, Node
 from redcloak.runtime.places import existing, open_store
 from redcloak.runtime.store import Artifact, Store
@@ -93,7 +91,7 @@ class Bench:
             if missing := {node.key for node in targets} - there:
                 check_prompts(self.matrix.config)
                 check_people(self.matrix, missing, warn)
-            write_whole(self.out / "matrix.yaml", self.matrix.config.text().encode())
+            write_whole(self.out / MATRIX, self.matrix.config.text().encode())
             run(
                 self.matrix.graph,
                 self.store,
@@ -218,27 +216,6 @@ def behind(graph: Graph, keys: set[str]) -> set[str]:
         if any(key in found for key in node.input_keys.values()):
             found.add(node.key)
     return found
-
-
-@contextmanager
-def only_driver(out: Path) -> Iterator[None]:
-    """Let one run at a time write a folder; several folders may share a store."""
-    with ExitStack() as stack:
-        try:
-            ours = stack.enter_context(lease(out / ".driver"))
-        except OSError as error:
-            raise UserError(f"--out {str(out)!r}: {error.strerror}; free some space, or give another --out.") from None
-        if not ours:
-            raise UserError(
-                f"--out {str(out)!r}: another `redcloak bench run` is at work there; wait for it, or give another "
-                "--out (several runs may share one --store)."
-            )
-        yield
-
-
-def photos_known(out: Path) -> Digests:
-    """What is remembered of photos in the folder of a run."""
-    return Digests(out / "photos.json")
 
 
 def _digest(matrix: Matrix, arms: list[Arm], failures: list[Failure], store: Store) -> str:
