@@ -216,7 +216,10 @@ def test_nobody_is_left_over_where_all_fail(people, suite_folder, tmp_path, monk
     write(tmp_path, people[:1], suite_folder)
     monkeypatch.setitem(stages.STAGES, "photos", broken)
     assert again(tmp_path) == 2
-    assert "no arm of small v1 is finished" in capsys.readouterr().err
+    told = capsys.readouterr().err.splitlines()
+    first = re.search(r"no arm of small v1 is finished, 2 stages failed; first (.*)", told[-1])[1]
+    assert re.fullmatch(r"\w+ photos, .*: RuntimeError: the compressor is on fire", first)
+    assert sum(line.endswith(": failed: RuntimeError: the compressor is on fire") for line in told) == 2
     assert {each.attempts for each in Store(tmp_path / "run" / "store").failures.all()} == {1}
     assert again(tmp_path) == 2
     assert {each.attempts for each in Store(tmp_path / "run" / "store").failures.all()} == {2}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -117,17 +117,18 @@ class Bench:
         return [arm for arm in self.matrix.arms if all(node.key in keys for node in arm.targets)]
 
     def failures(self) -> list[Failure]:
-        """What failed of this matrix, and has not succeeded since."""
-        mine = {node.key: node for node in self.matrix.graph.order()}
-        found = [each for each in self.store.failures.all() if each.key in mine]
+        """What failed of this matrix and has not succeeded since, inputs before what needs them."""
+        found = {each.key: each for each in self.store.failures.all()}
         there = self.store.keys() if found else ()  # a kill, or another machine, may leave a failure that is mended
-        return [Failure(label=each.label, key=each.key, reason=each.reason) for each in found if each.key not in there]
+        mine = (node.key for node in self.matrix.graph.order() if found and node.key not in there)
+        failed = (found[key] for key in mine if key in found)
+        return [Failure(label=each.label, key=each.key, reason=each.reason) for each in failed]
 
     def report(self, anew: bool = False) -> Board:
         """Write the results, the board and the page of what is there; nothing where they say that already."""
         arms, failures = self.finished(), self.failures()
         if not arms:
-            raise UserError(f"store {self.store.uri}: no arm of {self.matrix.config.name} is finished; run it first.")
+            raise UserError(f"store {self.store.uri}: {_nothing(self.matrix.config.name, failures)}")
         of = _digest(self.matrix, arms, failures, self.store)
         if not anew and all((self.out / name).is_file() for name in FILES) and (found := kept_board(self.out, of)):
             return found
@@ -216,6 +217,14 @@ def behind(graph: Graph, keys: set[str]) -> set[str]:
         if any(key in found for key in node.input_keys.values()):
             found.add(node.key)
     return found
+
+
+def _nothing(name: str, failures: Sequence[Failure]) -> str:
+    """Why no arm is finished, and what to do."""
+    if not failures:
+        return f"no arm of {name} is finished; run it first."
+    count = f"{len(failures)} stage{'s' * (len(failures) > 1)} failed"
+    return f"no arm of {name} is finished, {count}; first {failures[0].label}: {failures[0].reason}"
 
 
 def _digest(matrix: Matrix, arms: list[Arm], failures: list[Failure], store: Store) -> str:

@@ -89,10 +89,14 @@ def _is_study(matrix: str, only: list[str] | None, subjects: list[str] | None) -
 
     if not is_study(matrix):
         return False
+    _refuse_axes(only, subjects)
+    return True
+
+
+def _refuse_axes(only: list[str] | None, subjects: list[str] | None) -> None:
     if only or subjects:
         flag = "--only" if only else "--subject"
         raise UserError(f"{flag}: a study has no axes; write a YAML file that extends it, with the subjects you want.")
-    return True
 
 
 @app.command()
@@ -247,7 +251,7 @@ def gc(
     from redcloak.runtime.places import existing
 
     if all(map(is_study, matrices)):
-        _is_study(matrices[0], None, subject)
+        _refuse_axes(None, subject)
     kept = existing(store or run_folder(protocol_of(matrices[0]), out) / "store", read_only=not delete)
     found = clean(kept, matrices, out, subject, models, delete)
     if json:
