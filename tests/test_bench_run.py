@@ -21,6 +21,7 @@ from test_bench_plan import people
 from test_cli import run
 
 from redcloak import stages
+from redcloak.bench import run as bench_run
 from redcloak.bench.config import load
 from redcloak.bench.folder import only_driver
 from redcloak.bench.grid import Matrix
@@ -333,6 +334,32 @@ def test_two_drivers_are_told_in_one_line(copy, capsys):
     assert "another `redcloak bench run` is at work there" in told
     assert told.count("\n") == 1
     assert again(copy) == 0
+
+
+def test_what_writes_the_results_is_alone_in_the_folder(copy, capsys):
+    with only_driver(copy / "run"):
+        assert again(copy, "--overwrite", "read-only") == 0  # it says that already
+        assert again(copy, verb="report") == 2
+        (copy / "run" / "leaderboard.html").unlink()
+        assert again(copy, "--overwrite", "read-only") == 2
+    assert capsys.readouterr().err.count("another `redcloak bench run` is at work there") == 2
+    assert not (copy / "run" / "leaderboard.html").exists()
+    assert again(copy, "--overwrite", "read-only") == again(copy, verb="report") == 0
+
+
+def test_nothing_is_deleted_while_the_results_are_written(copy, people, suite_folder, monkeypatch, capsys):
+    store, refused = copy / "run" / "store", []
+
+    def slow(*arguments):
+        refused.append(run("bench", "gc", copy / "m.yaml", "--store", store, "--out", copy / "other", "--delete"))
+        return board(*arguments)
+
+    board = bench_run.board
+    monkeypatch.setattr(bench_run, "board", slow)
+    write(copy, people, suite_folder, title="Another title")
+    assert again(copy) == 0
+    assert refused == [2]
+    assert "a run is at work there" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(people, suite_folder, tmp_path, capsys):

@@ -457,7 +457,7 @@ def test_anew_deletes_nothing_before_it_can_start(store, log, expected):
     assert len(lines(log)) == 24
 
 
-def test_nobody_deletes_beside_a_run_even_between_its_stages(store, log):
+def test_nobody_deletes_beside_a_run_from_its_first_look_to_the_end_of_what_is_around_it(store, log):
     told = []
 
     def delete(event):
@@ -467,4 +467,11 @@ def test_nobody_deletes_beside_a_run_even_between_its_stages(store, log):
 
     run(lattice(log)[0], store, FUNCTION, on_event=delete)
     assert told.count("finished") == 12
+    Store(store.root).forget([])
+    with store.at_work():
+        run(lattice(log)[0], store, FUNCTION, on_event=delete)
+        delete(Event("finished", lattice(log)[1][0]))
+        run(lattice(log)[0], store, FUNCTION, anew=True)  # it may itself
+    assert told[-2:] == ["cached", "finished"]
+    assert len(lines(log)) == 24
     Store(store.root).forget([])

@@ -46,6 +46,15 @@ def silent(event: Event) -> None:
     """Follow nothing."""
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What a report is of: the finished arms, what failed, and the digest of both."""
+
+    arms: list[Arm]
+    failures: list[Failure]
+    of: str
+
+
 @dataclass
 class Bench:
     """A matrix, the folder of its run, and the store."""
@@ -83,14 +92,8 @@ class Bench:
         if overwrite == "read-only":
             return self.report()
         check_writable(self.out)
-        with only_driver(self.out):
-            self.matrix.digests.keep()
-            anew = overwrite == "force"
-            targets = self.failed_before() if overwrite == "retry" else self.matrix.targets()
-            there = frozenset[str]() if anew else self.store.keys()
-            if missing := {node.key for node in targets} - there:
-                check_prompts(self.matrix.config)
-                check_people(self.matrix, missing, warn)
+        with only_driver(self.out), self.store.at_work():
+            targets = self._checked_targets(overwrite, warn)
             write_whole(self.out / MATRIX, self.matrix.config.text().encode())
             run(
                 self.matrix.graph,
@@ -102,9 +105,20 @@ class Bench:
                 executor=executor,
                 threads=threads,
                 keep_going=True,
-                anew=anew,
+                anew=overwrite == "force",
             )
-            return self.report()
+            found = self._found()
+            return self._kept(found) or self._write(found)
+
+    def _checked_targets(self, overwrite: Overwrite, warn: Callable[[str], None]) -> list[Node]:
+        """What is to be there after a run; what can be wrong with its prompts and people is found before any work."""
+        self.matrix.digests.keep()
+        targets = self.failed_before() if overwrite == "retry" else self.matrix.targets()
+        there = frozenset[str]() if overwrite == "force" else self.store.keys()
+        if missing := {node.key for node in targets} - there:
+            check_prompts(self.matrix.config)
+            check_people(self.matrix, missing, warn)
+        return targets
 
     def failed_before(self) -> list[Node]:
         """The targets of the arms of which a stage failed last time."""
@@ -125,23 +139,38 @@ class Bench:
         return [Failure(label=each.label, key=each.key, reason=each.reason) for each in failed]
 
     def report(self, anew: bool = False) -> Board:
-        """Write the results, the board and the page of what is there; nothing where they say that already."""
+        """Write the results, the board and the page of what is there; nothing where they say that already.
+
+        Raises:
+            UserError: no arm is finished, or a run is at work in the same folder.
+        """
+        found = self._found()
+        if not anew and (kept := self._kept(found)):
+            return kept
+        check_writable(self.out)
+        with only_driver(self.out):
+            return self._write(found)
+
+    def _found(self) -> _Found:
         arms, failures = self.finished(), self.failures()
         if not arms:
             raise UserError(f"store {self.store.uri}: {_nothing(self.matrix.config.name, failures)}")
-        of = _digest(self.matrix, arms, failures, self.store)
-        if not anew and all((self.out / name).is_file() for name in FILES) and (found := kept_board(self.out, of)):
-            return found
-        return self._write(arms, failures, of)
+        return _Found(arms, failures, _digest(self.matrix, arms, failures, self.store))
 
-    def _write(self, arms: list[Arm], failures: list[Failure], of: str) -> Board:
+    def _kept(self, found: _Found) -> Board | None:
+        """The board that is there, where it says what was found and nothing is missing beside it."""
+        return kept_board(self.out, found.of) if all((self.out / name).is_file() for name in FILES) else None
+
+    def _write(self, found: _Found) -> Board:
         from redcloak.bench.page import page
 
-        results = Results.of(self.matrix, self._read, arms)
-        made = board(self.matrix, results, self.store, arms, failures).model_copy(update={"of": of})
-        check_writable(self.out)
+        results = Results.of(self.matrix, self._read, found.arms)
+        made = board(self.matrix, results, self.store, found.arms, found.failures)
+        made = made.model_copy(update={"of": found.of})
         results.write(self.out / "results.parquet")
-        write_whole(self.out / "leaderboard.html", page(made, arms, self._read, self.out, self.store.uri).encode())
+        write_whole(
+            self.out / "leaderboard.html", page(made, found.arms, self._read, self.out, self.store.uri).encode()
+        )
         write_whole(self.out / "board.json", made.to_json().encode())
         return made
 

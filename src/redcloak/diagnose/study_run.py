@@ -145,7 +145,7 @@ class Study:
             targets, workers = _targets(arms), self.config.workers
             run(self.graph, self.store, STAGES, targets, workers, on_event, executor=executor, threads=threads)
 
-        with only_driver(self.out):
+        with only_driver(self.out), self.store.at_work():
             write_whole(self.out / STUDY, self.config.text().encode())
             photos = self._photos()
             make(photos)

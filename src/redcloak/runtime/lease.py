@@ -77,9 +77,9 @@ def sweep(folder: Path) -> None:
                 _cleared(path)
 
 
-def held(folder: Path) -> bool:
-    """Whether anybody who lives, as far as can be told, holds a lease in a folder."""
-    return any(not _abandoned(path, "") for path in folder.glob(KEY))
+def held(folder: Path, but: str = "") -> bool:
+    """Whether anybody who lives, as far as can be told, holds a lease in a folder, other than that of this name."""
+    return any(not _abandoned(path, "") for path in folder.glob(KEY) if path.name != but)
 
 
 def _cleared(path: Path) -> bool:

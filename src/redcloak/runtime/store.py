@@ -76,6 +76,7 @@ class Store:
         self._artifacts, self._tmp, self._quarantine, self._leases = folders
         self.failures = Failures(self.root / "failures")
         self._verified: set[tuple[Any, ...]] = set()
+        self._run = ""  # the key of the lease that a run holds through this object
         with self._explained(FULL | REFUSED):
             self._check_format()
             if read_only:
@@ -111,6 +112,20 @@ class Store:
             with self._explained(FULL | REFUSED):
                 ours = stack.enter_context(lease(self._leases / key, run))
             yield ours
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Have others delete nothing in this block, which a run needs; blocks of one store object may be nested."""
+        if self._run:
+            yield
+            return
+        key = secrets.token_hex(32)
+        with self.lease(key):
+            self._run = key
+            try:
+                yield
+            finally:
+                self._run = ""
 
     def read(self, key: str, label: str) -> Artifact:
         """The artifact of ``key``, which must be there.
@@ -209,10 +224,10 @@ class Store:
             shutil.rmtree(aside)
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Delete the artifacts of ``keys`` where no run is at work; one that begins meanwhile keeps what it is making.
+        """Delete the artifacts of ``keys`` where no other run is at work; one that begins keeps what it is making.
 
         Raises:
-            UserError: a run is at work in the store, which might need them.
+            UserError: another run is at work in the store, which might need them.
         """
         self.check_idle()
         for key in keys:
@@ -221,8 +236,8 @@ class Store:
                     self.discard(key)
 
     def check_idle(self) -> None:
-        """Raise a :class:`UserError` where a run is at work in the store: what is deleted it might need."""
-        if held(self._leases):
+        """Raise a :class:`UserError` where another run is at work in the store: what is deleted it might need."""
+        if held(self._leases, self._run):
             raise UserError(
                 f"store {self.uri}: a run is at work there, and what is deleted it might need; "
                 "wait for its end (30 s, if it was killed on another machine), or give another --store."
