@@ -12,7 +12,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -25,7 +24,7 @@ from typing import Any
 from redcloak.errors import UserError
 from redcloak.runtime.contents import damage, files_of, flush, settle, weight
 from redcloak.runtime.failures import Failures
-from redcloak.runtime.lease import held, lease, sweep
+from redcloak.runtime.lease import held, lease, machine, sweep
 from redcloak.runtime.leftovers import left, sweep_drafts
 from redcloak.runtime.manifest import MANIFEST, Manifest, artifact_key, libraries, plain, read, write
 
@@ -273,7 +272,7 @@ class Store:
     def _temporary(self) -> Iterator[Path]:
         """A new folder that names its owner, for :meth:`sweep`; what is left of it at the end is deleted."""
         with self._explained(FULL | REFUSED):
-            folder = Path(tempfile.mkdtemp(prefix=f"{socket.gethostname()}~{os.getpid()}~", dir=self._tmp))
+            folder = Path(tempfile.mkdtemp(prefix=f"{machine()}~{os.getpid()}~", dir=self._tmp))
         try:
             yield folder
         finally:
