@@ -181,7 +181,7 @@ class _Driver:
             self.schedule.again(node)
             return
         reason = f"{node.label or node.stage}: its worker died {losses} times, most likely for want of memory; "
-        self._fail(node, Failure(f"{reason}run again with fewer workers, or with --memory low."))
+        self._fail(node, Failure(f"{reason}run again with fewer workers, or with `memory: low`."))
 
     def _fail(self, node: Node, failure: Failure) -> None:
         self.outcome.failed[node] = failure
