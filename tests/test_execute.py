@@ -274,7 +274,7 @@ def test_a_worker_that_dies_is_tried_again_and_then_explained(store, log):
     graph, bad = failing("death", log)
     events: list[Event] = []
     with pytest.raises(
-        UserError, match="death: its worker died 2 times, most likely for want of memory; .* or with `memory: low`"
+        UserError, match=r"death: its worker died 2 times, most likely for want of memory; .* or with `memory: low`"
     ):
         run(graph, store, FUNCTION, workers=2, retries=1, on_event=events.append)
     assert [event.kind for event in events if event.node is bad] == ["started", "progress", "lost"] * 2 + ["failed"]

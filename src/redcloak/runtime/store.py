@@ -175,29 +175,14 @@ class Store:
         """
         if self.read_only:
             raise StoreError(f"store {self.root}: it was opened to be read only; nothing can be made in it.")
-        config, inputs = plain(config, stage), dict(inputs)
+        settings, sources = plain(config, stage), dict(inputs)
         with self._temporary() as folder:
             draft, start = Draft(folder), time.perf_counter()
             with self._explained(FULL):
                 yield draft
             seconds = time.perf_counter() - start
             with self._explained(FULL | REFUSED):
-                manifest = Manifest(
-                    key=artifact_key(stage, version, config, inputs),
-                    stage=stage,
-                    version=version,
-                    config=config,
-                    inputs=inputs,
-                    files=settle(folder),
-                    libraries=libraries(),
-                    created=datetime.now(UTC).isoformat(timespec="seconds"),
-                    wall_seconds=seconds,
-                    peak_memory_mb=draft.peak_memory_mb,
-                    notes=draft.notes,
-                )
-                write(folder, manifest)
-                for path in (folder / MANIFEST, folder, *folder.rglob("*/")):
-                    flush(path)
+                manifest = _sealed(draft, stage, version, settings, sources, seconds)
                 self._place(folder, manifest.key)
                 self.failures.forget(manifest.key)
 
@@ -320,6 +305,29 @@ class Store:
             if number not in numbers:
                 raise
             raise StoreError(f"store {self.root}: {error}; choose a folder that you may write to.") from error
+
+
+def _sealed(
+    draft: Draft, stage: str, version: int, config: dict[str, Any], inputs: dict[str, str], seconds: float
+) -> Manifest:
+    """Write the manifest of a draft that is filled, and have the disk keep all of it."""
+    manifest = Manifest(
+        key=artifact_key(stage, version, config, inputs),
+        stage=stage,
+        version=version,
+        config=config,
+        inputs=inputs,
+        files=settle(draft.folder),
+        libraries=libraries(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        wall_seconds=seconds,
+        peak_memory_mb=draft.peak_memory_mb,
+        notes=draft.notes,
+    )
+    write(draft.folder, manifest)
+    for path in (draft.folder / MANIFEST, draft.folder, *draft.folder.rglob("*/")):
+        flush(path)
+    return manifest
 
 
 def check_format(data: bytes, place: str) -> None:
