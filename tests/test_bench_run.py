@@ -21,9 +21,10 @@ from test_bench_plan import people
 from test_cli import run
 
 from redcloak import stages
+from redcloak.bench import run as bench_run
 from redcloak.bench.config import load
+from redcloak.bench.folder import only_driver
 from redcloak.bench.grid import Matrix
-from redcloak.bench.run import only_driver
 from redcloak.errors import UserError
 from redcloak.runtime.places import open_store
 from redcloak.runtime.store import Store
@@ -121,6 +122,24 @@ def test_the_resolved_matrix_is_the_same_run(copy, computed, capsys):
     assert json.loads(capsys.readouterr().out)["arms_finished"] == ARMS
 
 
+def test_what_force_made_otherwise_is_another_board(copy, monkeypatch):
+    """Keys stay the same where another library or driver computes something else."""
+    before = pandas.read_parquet(copy / "run" / "results.parquet")
+    score = stages.STAGES["score"]
+
+    def otherwise(config, inputs, out, *rest):
+        notes = score(config, inputs, out, *rest)
+        rows = json.loads((out / "scores.json").read_text())
+        (out / "scores.json").write_text(json.dumps([[*names, value and value + 1] for *names, value in rows]))
+        return notes
+
+    monkeypatch.setitem(stages.STAGES, "score", otherwise)
+    assert again(copy, "--overwrite", "force") == 0
+    after = pandas.read_parquet(copy / "run" / "results.parquet")
+    assert list(after.key) == list(before.key)
+    assert (after.value[before.value > 0] == before.value[before.value > 0] + 1).all()
+
+
 def test_a_board_of_an_older_format_is_written_anew(copy):
     path = copy / "run" / "board.json"
     path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 1'))
@@ -210,7 +229,10 @@ def test_nobody_is_left_over_where_all_fail(people, suite_folder, tmp_path, monk
     write(tmp_path, people[:1], suite_folder)
     monkeypatch.setitem(stages.STAGES, "photos", broken)
     assert again(tmp_path) == 2
-    assert "no arm of small v1 is finished" in capsys.readouterr().err
+    told = capsys.readouterr().err.splitlines()
+    first = re.search(r"no arm of small v1 is finished, 2 stages failed; first (.*)", told[-1])[1]
+    assert re.fullmatch(r"\w+ photos, .*: RuntimeError: the compressor is on fire", first)
+    assert sum(line.endswith(": failed: RuntimeError: the compressor is on fire") for line in told) == 2
     assert {each.attempts for each in Store(tmp_path / "run" / "store").failures.all()} == {1}
     assert again(tmp_path) == 2
     assert {each.attempts for each in Store(tmp_path / "run" / "store").failures.all()} == {2}
@@ -326,6 +348,32 @@ def test_two_drivers_are_told_in_one_line(copy, capsys):
     assert again(copy) == 0
 
 
+def test_what_writes_the_results_is_alone_in_the_folder(copy, capsys):
+    with only_driver(copy / "run"):
+        assert again(copy, "--overwrite", "read-only") == 0  # it says that already
+        assert again(copy, verb="report") == 2
+        (copy / "run" / "leaderboard.html").unlink()
+        assert again(copy, "--overwrite", "read-only") == 2
+    assert capsys.readouterr().err.count("another `redcloak bench run` is at work there") == 2
+    assert not (copy / "run" / "leaderboard.html").exists()
+    assert again(copy, "--overwrite", "read-only") == again(copy, verb="report") == 0
+
+
+def test_nothing_is_deleted_while_the_results_are_written(copy, people, suite_folder, monkeypatch, capsys):
+    store, refused = copy / "run" / "store", []
+
+    def slow(*arguments):
+        refused.append(run("bench", "gc", copy / "m.yaml", "--store", store, "--out", copy / "other", "--delete"))
+        return board(*arguments)
+
+    board = bench_run.board
+    monkeypatch.setattr(bench_run, "board", slow)
+    write(copy, people, suite_folder, title="Another title")
+    assert again(copy) == 0
+    assert refused == [2]
+    assert "a run is at work there" in capsys.readouterr().err
+
+
 def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(people, suite_folder, tmp_path, capsys):
     path = write(tmp_path, people[:1], suite_folder, purifiers=["none"])
     command = [sys.executable, "-m", "redcloak", "bench", "run", str(path), "--out", str(tmp_path / "run")]
@@ -374,6 +422,10 @@ def test_gc_tells_first_and_deletes_what_no_matrix_needs(copy, people, suite_fol
     store = copy / "run" / "store"
     write(copy, people, suite_folder, purifiers=["none"])
     before = {manifest.key for manifest in Store(store).manifests()}
+    assert again(copy, "--json", verb="gc") == 0
+    assert json.loads(capsys.readouterr().out)["stages"] == {}  # the last run there had another purifier
+    assert again(copy) == 0
+    capsys.readouterr()
     assert again(copy, verb="gc") == 0
     told = capsys.readouterr().out
     assert told.startswith("Would delete (add --delete)")
@@ -388,6 +440,27 @@ def test_gc_tells_first_and_deletes_what_no_matrix_needs(copy, people, suite_fol
     assert "personalize" not in {manifest.stage for manifest in Store(store).manifests()}
     assert again(copy) == 0
     assert computed == []  # nobody needs a model whose pictures are drawn
+
+
+def test_gc_keeps_the_subjects_that_are_named_and_those_of_the_last_run(copy, people, suite_folder, capsys):
+    def stages_of(*more: object) -> set[str]:
+        assert again(copy, "--json", *more, verb="gc") == 0
+        return set(json.loads(capsys.readouterr().out)["stages"])
+
+    both = [word for each in people for word in ("--subject", each)]
+    write(copy, people[:1], suite_folder)
+    assert stages_of() == stages_of(*both) == set()
+    last = copy / "run" / "matrix.yaml"
+    last.write_text(last.read_text().replace(people[1], str(copy / "moved")))
+    assert again(copy, "--delete", verb="gc") == 2
+    told = capsys.readouterr().err
+    assert f"{last}: nobody can tell what the last run there needs: " in told
+    assert "moved" in told
+    last.unlink()
+    assert "personalize" in stages_of()
+    assert stages_of(*both) == set()
+    assert run("bench", "gc", "causal", "--subject", people[0]) == 2
+    assert "a study has no axes" in capsys.readouterr().err
 
 
 def test_gc_waits_for_the_runs_of_the_store_and_of_every_matrix(copy, people, suite_folder, capsys, monkeypatch):

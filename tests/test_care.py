@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from redcloak.bench.care import collect, garbage
+from redcloak.bench.garbage import collect, garbage
 from redcloak.errors import UserError
 from redcloak.runtime.matrix import Graph, Node
 from redcloak.runtime.store import Store

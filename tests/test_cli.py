@@ -483,6 +483,26 @@ def test_the_estimate_follows_what_it_sees():
     assert left == pytest.approx((2 * 25 + 4 + 2) / 2)  # two were seen to run at once
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_stage_that_fails_is_shown_with_its_reason(monkeypatch, capsys, terminal, begun):
+    from redcloak.cli.progress import Screen
+    from redcloak.runtime.execute import Event, Failure
+    from redcloak.runtime.matrix import Graph
+    from redcloak.runtime.plan import Plan, Row
+
+    plan = Plan((Row("train", 1, 0, 1, 10.0, "prior"),), 10.0, 10.0, 1, None, None, 0, 0)
+    node = Graph().add("train", {}, label="train [red]: ann")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    with Screen(plan) as screen:
+        if begun:
+            screen.follow(Event("started", node))
+        screen.follow(Event("failed", node, failure=Failure("RuntimeError: no\nroom " + "for it " * 100)))
+    told = capsys.readouterr().err
+    assert "train [red]: ann: failed: RuntimeError: no room for it" in told
+    assert told.count("for it") < 30
+
+
 # --- mistakes ---------------------------------------------------------------------------------------------------------
 
 

@@ -7,10 +7,11 @@ from toy_stages import FUNCTION, contents, lattice, lines
 
 from redcloak.api import Needs
 from redcloak.errors import UserError
-from redcloak.runtime.cluster import Cluster
+from redcloak.runtime.cluster import Cluster, _ray
 from redcloak.runtime.execute import Event, run
 from redcloak.runtime.matrix import Graph
 from redcloak.runtime.store import Store
+from redcloak.runtime.work import Task
 
 QUICK = {"health_check_period_ms": 500, "health_check_failure_threshold": 2, "health_check_initial_delay_ms": 0}
 
@@ -20,8 +21,6 @@ def nodes(tmp_path_factory):
     """A cluster of two nodes on this machine; the second is for the tests to kill."""
     patch = pytest.MonkeyPatch()
     patch.setenv("PYTHONPATH", os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")]))
-    from redcloak.runtime.cluster import _ray
-
     ray = _ray()
     from ray.cluster_utils import Cluster as Machines
 
@@ -103,6 +102,73 @@ def test_actors_are_few_and_make_room():
     for idle in cluster.actors:
         idle.task = "busy"
     assert cluster._room(large) is None
+
+
+def test_a_head_without_cores_is_no_measure_while_no_other_node_is_there():
+    cluster = Cluster("store")
+    head, worker = {"memory": 8 * 2.0**30}, {"CPU": 4.0, "GPU": 1.0, "memory": 2.0**31}
+
+    def there(*nodes):
+        cluster.known = (float("inf"), nodes)
+
+    there(head)
+    with pytest.raises(UserError, match="no node of the cluster has 1 GPU"):
+        cluster._shape(Needs(1, 1))
+    assert cluster._shape(Needs(8, 0, 4096)) == Needs(8)
+    assert cluster.fits(Needs())  # Ray is asked for it, so that a cluster that grows does
+    cluster.actors.append(actor(Needs(8)))
+    cluster.actors[0].task = task(Needs(8, 0, 4096))
+    assert not cluster.fits(Needs())
+    there(head, worker)
+    assert cluster.fits(Needs(1, 1)) is False  # the one that waits comes first
+    assert cluster._shape(Needs(8, 1, 4096)) == Needs(4, 1, 2048)
+    there(head)
+    assert cluster._shape(Needs(1, 1)) == Needs(1, 1)  # gone for now is not never there
+
+
+def test_a_task_that_waits_for_a_node_takes_the_one_that_comes(monkeypatch):
+    cluster, given = Cluster("store"), []
+    monkeypatch.setattr(cluster, "_hire", actor)
+    monkeypatch.setattr(cluster, "_dismiss", cluster.actors.remove)
+    monkeypatch.setattr(cluster, "_give", lambda actor, task: given.append((actor.needs, task)))
+    waiting = actor(Needs(8))
+    waiting.task = task(Needs(8, 0, 4096))
+    cluster.actors.append(waiting)
+    cluster.known = (float("inf"), [{"CPU": 4.0, "memory": 2.0**33}])
+    cluster._rehouse(waiting)
+    assert given == []  # it may just be starting
+    waiting.since -= 60
+    cluster._rehouse(waiting)
+    assert given == [(Needs(4, 0, 4096), waiting.task)]
+    assert cluster.actors == []
+
+
+def test_a_worker_may_come_after_the_run_has_begun(tmp_path, monkeypatch):
+    """The head has no cores, as in Kubernetes: nothing may run there."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")]))
+    _ray()
+    from ray.cluster_utils import Cluster as Machines
+
+    small = {"object_store_memory": 100 << 20}
+    machines = Machines(initialize_head=True, head_node_args=small | {"num_cpus": 0, "include_dashboard": False})
+    wait, added = Cluster.wait, []
+
+    def late(cluster, *arguments):
+        if not added:
+            added.append(machines.add_node(num_cpus=1, **small))
+        wait(cluster, *arguments)
+
+    monkeypatch.setattr(Cluster, "wait", late)
+    try:
+        run(lattice(tmp_path / "log")[0], Store(tmp_path / "store"), FUNCTION, executor=f"ray:{machines.address}")
+    finally:
+        machines.shutdown()
+    assert len(lines(tmp_path / "log")) == 12
+    assert len({line[2] for line in lines(tmp_path / "log")}) == 1  # one core, one worker
+
+
+def task(needs):
+    return Task("key", "", "", 1, {}, {}, {}, needs)
 
 
 def actor(needs):

@@ -274,7 +274,7 @@ def test_a_worker_that_dies_is_tried_again_and_then_explained(store, log):
     graph, bad = failing("death", log)
     events: list[Event] = []
     with pytest.raises(
-        UserError, match="death: its worker died 2 times, most likely for want of memory; run again with"
+        UserError, match=r"death: its worker died 2 times, most likely for want of memory; .* or with `memory: low`"
     ):
         run(graph, store, FUNCTION, workers=2, retries=1, on_event=events.append)
     assert [event.kind for event in events if event.node is bad] == ["started", "progress", "lost"] * 2 + ["failed"]
@@ -457,7 +457,7 @@ def test_anew_deletes_nothing_before_it_can_start(store, log, expected):
     assert len(lines(log)) == 24
 
 
-def test_nobody_deletes_beside_a_run_even_between_its_stages(store, log):
+def test_nobody_deletes_beside_a_run_from_its_first_look_to_the_end_of_what_is_around_it(store, log):
     told = []
 
     def delete(event):
@@ -467,4 +467,11 @@ def test_nobody_deletes_beside_a_run_even_between_its_stages(store, log):
 
     run(lattice(log)[0], store, FUNCTION, on_event=delete)
     assert told.count("finished") == 12
+    Store(store.root).forget([])
+    with store.at_work():
+        run(lattice(log)[0], store, FUNCTION, on_event=delete)
+        delete(Event("finished", lattice(log)[1][0]))
+        run(lattice(log)[0], store, FUNCTION, anew=True)  # it may itself
+    assert told[-2:] == ["cached", "finished"]
+    assert len(lines(log)) == 24
     Store(store.root).forget([])

@@ -18,10 +18,10 @@ from torch.nn.functional import normalize
 
 from redcloak.api import Context
 from redcloak.audit import Audit
+from redcloak.bench.ahead import check_people
 from redcloak.bench.config import MatrixConfig
 from redcloak.bench.digests import Digests
 from redcloak.bench.grid import Matrix
-from redcloak.bench.run import check_people
 from redcloak.checks import run_checks
 from redcloak.cli import main
 from redcloak.config import AuditConfig

@@ -7,7 +7,7 @@ import time
 import pytest
 
 import redcloak.runtime.lease
-from redcloak.runtime.lease import STALE_SECONDS, held, lease, sweep
+from redcloak.runtime.lease import STALE_SECONDS, held, lease, machine, sweep
 
 HOLDER = """
 import pathlib, sys, time
@@ -63,14 +63,44 @@ def test_of_another_process_until_it_is_killed(path, holder):
 def test_the_dead_are_swept_and_the_living_are_not(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    host = socket.gethostname()
-    for name, owner in {"a": f"{host}~{dead.pid}~~t", "b": f"{host}~{os.getpid()}~~t", "c": "elsewhere~1~~t"}.items():
+    here = machine()
+    for name, owner in {"a": f"{here}~{dead.pid}~~t", "b": f"{here}~{os.getpid()}~~t", "c": "elsewhere~1~~t"}.items():
         (tmp_path / (name * 64)).write_text(owner)
     sweep(tmp_path)
     assert {path.name[0] for path in tmp_path.iterdir()} == {"b", "c"}
     os.utime(tmp_path / ("c" * 64), (0, 0))
     sweep(tmp_path)  # one of another machine that gives no sign of life
     assert {path.name[0] for path in tmp_path.iterdir()} == {"b"}
+
+
+@pytest.mark.parametrize("where", [f"{socket.gethostname()}+1", socket.gethostname()])
+def test_a_container_of_the_same_name_cannot_be_asked(path, where):
+    """Its process ids are others; nor do leases from before there were namespaces in them tell whose theirs are."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    path.write_text(f"{where}~{dead.pid}~~t")
+    assert where != machine()
+    assert not ours(path)
+    os.utime(path, (0, 0))
+    assert ours(path)
+
+
+@pytest.mark.parametrize("way", [ours, lambda path: sweep(path.parent)])
+def test_what_another_has_taken_over_meanwhile_is_left_alone(tmp_path, monkeypatch, way):
+    path = tmp_path / ("a" * 64)
+    path.write_text("elsewhere~1~~dead")
+    os.utime(path, (0, 0))
+    judge = redcloak.runtime.lease._left_by
+
+    def overtaken(*arguments):
+        found = judge(*arguments)
+        path.unlink()
+        path.write_text("elsewhere~1~~faster")
+        return found
+
+    monkeypatch.setattr(redcloak.runtime.lease, "_left_by", overtaken)
+    assert not way(path)
+    assert [each.read_text() for each in tmp_path.iterdir()] == ["elsewhere~1~~faster"]
 
 
 def test_whether_anybody_is_at_work(tmp_path):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import redcloak.runtime.contents
 import redcloak.runtime.store
 from redcloak.errors import UserError
+from redcloak.runtime.lease import machine
 from redcloak.runtime.manifest import MANIFEST, artifact_key, key_of, plain
 from redcloak.runtime.store import Store, StoreError
 
@@ -407,7 +408,7 @@ def test_what_a_run_began_meanwhile_is_making_stays(store):
 def test_leftovers_are_told_and_cleared_but_for_what_somebody_goes_on_from(store):
     flip(store.path(make(store)) / "1.png")
     assert store.open(next(iter(store.keys()))) is None
-    mine = f"{os.uname().nodename}~{os.getpid()}~x"
+    mine = f"{machine()}~{os.getpid()}~x"
     drafts = [store.root / "tmp" / name for name in ("elsewhere~1~old", "elsewhere~1~new", mine)]
     states = [store.partial(name * 64) for name in "ab"]
     for folder in (*drafts, *states):

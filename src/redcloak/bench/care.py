@@ -1,22 +1,21 @@
-"""The care of a store: why a result is there or not, what nobody needs any more, and whether all of it is whole."""
+"""Why a result is in a store or not, and whether all that is there is whole."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from redcloak.bench.compare import changes
 from redcloak.bench.grid import Matrix
 from redcloak.errors import UserError
 from redcloak.runtime.manifest import Manifest
-from redcloak.runtime.matrix import Graph, Node
+from redcloak.runtime.matrix import Node
 from redcloak.runtime.store import Store
 
 Known = Mapping[str, Manifest]
 FAR = 10  # fields: what another kind of input counts as
-MODELS = ("personalize", "swap")  # the stages that make models
 SHORT = 12  # digits of a key that people see
 
 
@@ -103,74 +102,6 @@ def _inputs(node: Node, manifest: Manifest, known: Known) -> Iterator[tuple[str,
             yield name, Why(source, hit)
             continue
         yield name, Why(source, hit, "", there.key, tuple(_fields(source, there)), tuple(_inputs(source, there, known)))
-
-
-@dataclass(frozen=True)
-class Garbage:
-    """What may be deleted: artifacts by key with their stage and size, what failed and killed runs left, old failures.
-
-    ``needed`` is every key that is needed, there or not.
-    """
-
-    artifacts: tuple[tuple[str, str, int], ...]
-    kept: int
-    leftovers: int
-    failures: tuple[str, ...]
-    needed: frozenset[str]
-
-    @property
-    def bytes(self) -> int:
-        """All of it."""
-        return sum(size for _, _, size in self.artifacts) + self.leftovers
-
-
-class Wanting(Protocol):
-    """A matrix, or a study: something that needs nodes."""
-
-    @property
-    def graph(self) -> Graph:
-        """The graph that they are in."""
-        ...
-
-    def targets(self) -> list[Node]:
-        """The nodes that its report reads."""
-        ...
-
-
-def garbage(store: Store, matrices: Iterable[Wanting], models: bool = False) -> Garbage:
-    """What no matrix or study needs; with ``models`` also personalized models that nothing is to be made of any more.
-
-    A failure is old where nobody needs its key, or the key is there by now.
-    """
-    there = store.keys()
-    needed = frozenset(key for matrix in matrices for key in _needs(matrix, there, models))
-    artifacts = []
-    for key in sorted(there - needed):
-        found = store.find(key)
-        artifacts.append((key, found.manifest.stage if found else "damaged", store.size(key)))
-    failures = tuple(each.key for each in store.failures.all() if each.key not in needed or each.key in there)
-    return Garbage(tuple(artifacts), len(there & needed), store.leftovers(needed), failures, needed)
-
-
-def _needs(matrix: Wanting, there: frozenset[str], models: bool) -> set[str]:
-    """The keys behind a report; with ``models`` without the models that no run would make or read any more."""
-    targets = matrix.targets()
-    nodes, _ = matrix.graph.split(lambda _: None, targets)
-    missing, present = matrix.graph.split(lambda key: key if key in there else None, targets)
-    used = {node.key for node in (*missing, *present)}
-    return {node.key for node in nodes if not (models and node.stage in MODELS) or node.key in used}
-
-
-def collect(store: Store, found: Garbage) -> None:
-    """Delete it.
-
-    Raises:
-        UserError: a run is at work in the store.
-    """
-    store.forget(key for key, _, _ in found.artifacts)
-    store.clear(found.needed)
-    for key in found.failures:
-        store.failures.forget(key)
 
 
 def verify(store: Store) -> Iterator[tuple[str, str, str | None]]:

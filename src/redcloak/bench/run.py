@@ -9,34 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Set
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from redcloak import __version__
-from redcloak.api import Kind
+from redcloak.bench.ahead import check_models, check_people, check_prompts
 from redcloak.bench.board import Board, Failure, kept_board
-from redcloak.bench.config import MatrixConfig
-from redcloak.bench.digests import Digests
+from redcloak.bench.folder import MATRIX, only_driver
 from redcloak.bench.grid import Arm, Matrix
 from redcloak.bench.plan import MatrixPlan, plan
 from redcloak.bench.ranking import board
 from redcloak.bench.results import Results
-from redcloak.config import Choice
-from redcloak.configured import needs, templates
 from redcloak.errors import UserError
 from redcloak.images import check_writable
-from redcloak.prompts import check_words
 from redcloak.report.table import write_whole
 from redcloak.runtime.execute import Event, run
-from redcloak.runtime.lease import lease
 from redcloak.runtime.matrix import Graph, Node
 from redcloak.runtime.places import existing, open_store
 from redcloak.runtime.store import Artifact, Store
-from redcloak.suite import Suite
-from redcloak.suite import load as load_suite
 
 Overwrite = Literal["missing", "retry", "force", "read-only"]
 WAYS: tuple[Overwrite, ...] = get_args(Overwrite)
@@ -46,6 +38,15 @@ FILES = ("results.parquet", "board.json", "leaderboard.html")
 
 def silent(event: Event) -> None:
     """Follow nothing."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a report is of: the finished arms, what failed, and the digest of both."""
+
+    arms: list[Arm]
+    failures: list[Failure]
+    of: str
 
 
 @dataclass
@@ -85,15 +86,9 @@ class Bench:
         if overwrite == "read-only":
             return self.report()
         check_writable(self.out)
-        with only_driver(self.out):
-            self.matrix.digests.keep()
-            anew = overwrite == "force"
-            targets = self.failed_before() if overwrite == "retry" else self.matrix.targets()
-            there = frozenset[str]() if anew else self.store.keys()
-            if missing := {node.key for node in targets} - there:
-                check_prompts(self.matrix.config)
-                check_people(self.matrix, missing, warn)
-            write_whole(self.out / "matrix.yaml", self.matrix.config.text().encode())
+        with only_driver(self.out), self.store.at_work():
+            targets = self._checked_targets(overwrite, warn)
+            write_whole(self.out / MATRIX, self.matrix.config.text().encode())
             run(
                 self.matrix.graph,
                 self.store,
@@ -104,9 +99,20 @@ class Bench:
                 executor=executor,
                 threads=threads,
                 keep_going=True,
-                anew=anew,
+                anew=overwrite == "force",
             )
-            return self.report()
+            found = self._found()
+            return self._kept(found) or self._write(found)
+
+    def _checked_targets(self, overwrite: Overwrite, warn: Callable[[str], None]) -> list[Node]:
+        """What is to be there after a run; what can be wrong with its prompts and people is found before any work."""
+        self.matrix.digests.keep()
+        targets = self.failed_before() if overwrite == "retry" else self.matrix.targets()
+        there = frozenset[str]() if overwrite == "force" else self.store.keys()
+        if missing := {node.key for node in targets} - there:
+            check_prompts(self.matrix.config)
+            check_people(self.matrix, missing, warn)
+        return targets
 
     def failed_before(self) -> list[Node]:
         """The targets of the arms of which a stage failed last time."""
@@ -119,30 +125,46 @@ class Bench:
         return [arm for arm in self.matrix.arms if all(node.key in keys for node in arm.targets)]
 
     def failures(self) -> list[Failure]:
-        """What failed of this matrix, and has not succeeded since."""
-        mine = {node.key: node for node in self.matrix.graph.order()}
-        found = [each for each in self.store.failures.all() if each.key in mine]
+        """What failed of this matrix and has not succeeded since, inputs before what needs them."""
+        found = {each.key: each for each in self.store.failures.all()}
         there = self.store.keys() if found else ()  # a kill, or another machine, may leave a failure that is mended
-        return [Failure(label=each.label, key=each.key, reason=each.reason) for each in found if each.key not in there]
+        mine = (node.key for node in self.matrix.graph.order() if found and node.key not in there)
+        failed = (found[key] for key in mine if key in found)
+        return [Failure(label=each.label, key=each.key, reason=each.reason) for each in failed]
 
     def report(self, anew: bool = False) -> Board:
-        """Write the results, the board and the page of what is there; nothing where they say that already."""
+        """Write the results, the board and the page of what is there; nothing where they say that already.
+
+        Raises:
+            UserError: no arm is finished, or a run is at work in the same folder.
+        """
+        found = self._found()
+        if not anew and (kept := self._kept(found)):
+            return kept
+        check_writable(self.out)
+        with only_driver(self.out):
+            return self._write(found)
+
+    def _found(self) -> _Found:
         arms, failures = self.finished(), self.failures()
         if not arms:
-            raise UserError(f"store {self.store.uri}: no arm of {self.matrix.config.name} is finished; run it first.")
-        of = _digest(self.matrix, arms, failures)
-        if not anew and all((self.out / name).is_file() for name in FILES) and (found := kept_board(self.out, of)):
-            return found
-        return self._write(arms, failures, of)
+            raise UserError(f"store {self.store.uri}: {_nothing(self.matrix.config.name, failures)}")
+        return _Found(arms, failures, _digest(self.matrix, arms, failures, self.store))
 
-    def _write(self, arms: list[Arm], failures: list[Failure], of: str) -> Board:
+    def _kept(self, found: _Found) -> Board | None:
+        """The board that is there, where it says what was found and nothing is missing beside it."""
+        return kept_board(self.out, found.of) if all((self.out / name).is_file() for name in FILES) else None
+
+    def _write(self, found: _Found) -> Board:
         from redcloak.bench.page import page
 
-        results = Results.of(self.matrix, self._read, arms)
-        made = board(self.matrix, results, self.store, arms, failures).model_copy(update={"of": of})
-        check_writable(self.out)
+        results = Results.of(self.matrix, self._read, found.arms)
+        made = board(self.matrix, results, self.store, found.arms, found.failures)
+        made = made.model_copy(update={"of": found.of})
         results.write(self.out / "results.parquet")
-        write_whole(self.out / "leaderboard.html", page(made, arms, self._read, self.out, self.store.uri).encode())
+        write_whole(
+            self.out / "leaderboard.html", page(made, found.arms, self._read, self.out, self.store.uri).encode()
+        )
         write_whole(self.out / "board.json", made.to_json().encode())
         return made
 
@@ -159,58 +181,6 @@ def prepare(matrix: Matrix, out: Path, store: str | Path | None, read_only: bool
     return Bench(matrix, out, existing(kept) if read_only else open_store(kept))
 
 
-def check_prompts(config: MatrixConfig) -> None:
-    """See that the text encoder reads every prompt to its end, in training and in sampling."""
-    suite = _suite(config)
-    said = [each for option in config.trainers for each in templates(suite, option.chain[0])]
-    for person in config.subjects:
-        subject = person.words.words
-        prompts = [prompt.format(subject=subject.name) for each in config.prompts for prompt in each.prompts]
-        for words in config.decoupling:
-            check_words(suite.tokenizer, subject, words.decoupling, prompts, said)
-
-
-def check_people(matrix: Matrix, missing: Set[str], warn: Callable[[str], None]) -> None:
-    """Look once at the faces of each subject of which anything is ``missing``, where any score looks at faces.
-
-    Raises:
-        UserError: no face was found in any photo of a subject.
-    """
-    suite = _suite(matrix.config)
-    if "faces" not in _slots(matrix.config, suite):
-        return
-    wanting = {arm.axes.subject for arm in matrix.arms if any(node.key in missing for node in arm.targets)}
-    for person in matrix.config.subjects:
-        if person.label in wanting:
-            matrix.strangers[person.label] = said = matrix.digests.look(person.photos, suite)
-            if said:
-                warn(f"subject {person.label!r}: {said}")
-    matrix.digests.keep()
-
-
-def check_models(matrix: Matrix) -> None:
-    """See that the suite has what the methods need, without loading it."""
-    suite = _suite(matrix.config)
-    suite.check("backbone", *_slots(matrix.config, suite))
-
-
-def _suite(config: MatrixConfig) -> Suite:
-    audit = config.audit(config.subjects[0])
-    return load_suite(audit.suite, audit.machine)
-
-
-def _slots(config: MatrixConfig, suite: Suite) -> tuple[str, ...]:
-    """The models of the suite that the methods of a matrix need."""
-    metrics = config.audit(config.subjects[0]).metric
-    kinds: list[tuple[Kind, tuple[Choice, ...]]] = [
-        ("protect", tuple(step for option in config.protections for step in option.chain)),
-        ("purify", tuple(step for option in config.purifiers for step in option.chain)),
-        ("personalize", tuple(step for option in config.trainers for step in option.chain)),
-        ("metrics", tuple(map(metrics, (*config.metrics, "fidelity")))),
-    ]
-    return needs(suite, [(kind, choice) for kind, choices in kinds for choice in choices])
-
-
 def behind(graph: Graph, keys: set[str]) -> set[str]:
     """These keys and those of every node that needs one of them."""
     found = set(keys)
@@ -220,30 +190,29 @@ def behind(graph: Graph, keys: set[str]) -> set[str]:
     return found
 
 
-@contextmanager
-def only_driver(out: Path) -> Iterator[None]:
-    """Let one run at a time write a folder; several folders may share a store."""
-    with ExitStack() as stack:
-        try:
-            ours = stack.enter_context(lease(out / ".driver"))
-        except OSError as error:
-            raise UserError(f"--out {str(out)!r}: {error.strerror}; free some space, or give another --out.") from None
-        if not ours:
-            raise UserError(
-                f"--out {str(out)!r}: another `redcloak bench run` is at work there; wait for it, or give another "
-                "--out (several runs may share one --store)."
-            )
-        yield
+def _nothing(name: str, failures: Sequence[Failure]) -> str:
+    """Why no arm is finished, and what to do."""
+    if not failures:
+        return f"no arm of {name} is finished; run it first."
+    count = f"{len(failures)} stage{'s' * (len(failures) > 1)} failed"
+    return f"no arm of {name} is finished, {count}; first {failures[0].label}: {failures[0].reason}"
 
 
-def photos_known(out: Path) -> Digests:
-    """What is remembered of photos in the folder of a run."""
-    return Digests(out / "photos.json")
-
-
-def _digest(matrix: Matrix, arms: list[Arm], failures: list[Failure]) -> str:
+def _digest(matrix: Matrix, arms: list[Arm], failures: list[Failure], store: Store) -> str:
     """Of everything that a board says, but for times and versions of libraries."""
     parts = [__version__, matrix.config.text(), str(len(matrix.arms)), json.dumps(matrix.strangers, sort_keys=True)]
     parts += [f"{arm.axes} {arm.scores.key} {arm.photo_scores and arm.photo_scores.key}" for arm in arms]
+    # Under the keys that were there, `force` may have made something else.
+    parts += [f"{key} {_files(store, key)}" for key in dict.fromkeys(key for arm in arms for key in _scores(arm))]
     parts += [f"failed {each.key} {each.reason}" for each in failures]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _scores(arm: Arm) -> Iterator[str]:
+    return (node.key for node in (arm.scores, arm.photo_scores) if node is not None)
+
+
+def _files(store: Store, key: str) -> str:
+    """The digests of the files of an artifact, as its manifest has them."""
+    found = store.find(key)
+    return json.dumps(found.manifest.files, sort_keys=True) if found else "none"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from redcloak.bench.folder import PHOTOS, run_folder
 from redcloak.cli import options, study
 from redcloak.cli.bench_runs import claim, compare
 from redcloak.cli.bench_words import as_markdown, reasons, reasons_json, standings
@@ -16,10 +16,8 @@ from redcloak.cli.text import aligned, document
 from redcloak.errors import UserError
 
 if TYPE_CHECKING:
-    from redcloak.bench.care import Wanting
     from redcloak.bench.config import MatrixConfig
     from redcloak.bench.grid import Matrix
-    from redcloak.runtime.store import Store
 
 app = typer.Typer(
     name="bench",
@@ -83,7 +81,7 @@ def expanded(config: MatrixConfig, out: Path) -> Matrix:
     from redcloak.bench.digests import Digests
     from redcloak.bench.grid import Matrix
 
-    return Matrix.of(config, Digests(out / "photos.json"))
+    return Matrix.of(config, Digests(out / PHOTOS))
 
 
 def _is_study(matrix: str, only: list[str] | None, subjects: list[str] | None) -> bool:
@@ -91,10 +89,14 @@ def _is_study(matrix: str, only: list[str] | None, subjects: list[str] | None) -
 
     if not is_study(matrix):
         return False
+    _refuse_axes(only, subjects)
+    return True
+
+
+def _refuse_axes(only: list[str] | None, subjects: list[str] | None) -> None:
     if only or subjects:
         flag = "--only" if only else "--subject"
         raise UserError(f"{flag}: a study has no axes; write a YAML file that extends it, with the subjects you want.")
-    return True
 
 
 @app.command()
@@ -117,7 +119,7 @@ def plan(
     from redcloak.runtime.places import find_store
 
     config = matrix_config(matrix, only, workers=workers, subjects=subject)
-    where = options.folder(config.protocol, out)
+    where = run_folder(config.protocol, out)
     kept = store or str(where / "store")
     there = find_store(kept)
     found = planned(expanded(config, where), there, config.workers, there.root if there else Path(kept))
@@ -165,7 +167,7 @@ def run(
         from redcloak.doctor import check_device
 
         check_device(config.device)
-    where = options.folder(config.protocol, out)
+    where = run_folder(config.protocol, out)
     bench = prepare(expanded(config, where), where, store, overwrite == "read-only")
     with Screen(bench.plan(config.workers, overwrite)) as screen:
         board = bench.run(overwrite, config.workers, executor, screen.follow, threads, options.warn)
@@ -194,7 +196,7 @@ def report(
     if json and markdown:
         raise UserError("--json and --markdown: give one of them.")
     config = matrix_config(matrix, only, subjects=subject)
-    where = options.folder(config.protocol, out)
+    where = run_folder(config.protocol, out)
     board = prepare(expanded(config, where), where, store, read_only=True).report(anew=True)
     said = board.to_json() if json else as_markdown(board) if markdown else standings(board, where)
     typer.echo(said, nl=not json)
@@ -218,7 +220,7 @@ def why(
     from redcloak.runtime.places import existing
 
     config = matrix_config(matrix, subjects=subject)
-    where = options.folder(config.protocol, out)
+    where = run_folder(config.protocol, out)
     found = care.why(care.find_node(expanded(config, where), node), existing(store or where / "store"))
     typer.echo(document(reasons_json(found)) if json else "\n".join(reasons(found)))
     return 0
@@ -231,6 +233,7 @@ def gc(
     ],
     out: Out = None,
     store: options.Place = None,
+    subject: Subjects = None,
     models: Annotated[
         bool, typer.Option("--models", help="Also personalized models whose pictures are all drawn.")
     ] = False,
@@ -239,53 +242,28 @@ def gc(
 ) -> int:
     """Tell what the store keeps that none of these matrices needs, and delete it where --delete is given.
 
+    What the last run in the folder of each was of is kept, too.
+
     Example: redcloak bench gc quick --models
     """
-    from redcloak.bench import care
-    from redcloak.bench.config import protocol_of
-    from redcloak.bench.run import only_driver
+    from redcloak.bench.config import is_study, protocol_of
+    from redcloak.bench.garbage import clean
     from redcloak.runtime.places import existing
 
-    where = options.folder(protocol_of(matrices[0]), out)
-    kept = existing(store or where / "store", read_only=not delete)
-    expansions = [_wanting(name, where, kept) for name in matrices]
-    found = care.garbage(kept, expansions, models)
-    if delete:
-        with ExitStack() as stack:
-            for folder in {where, *(options.folder(protocol_of(name), out) for name in matrices)}:
-                if folder.is_dir():
-                    stack.enter_context(only_driver(folder))
-            care.collect(kept, found)
-    counts: dict[str, list[int]] = {}
-    for _, stage, weight in found.artifacts:
-        counts.setdefault(stage, []).append(weight)
-    stages = {stage: {"artifacts": len(weights), "bytes": sum(weights)} for stage, weights in counts.items()}
+    if all(map(is_study, matrices)):
+        _refuse_axes(None, subject)
+    kept = existing(store or run_folder(protocol_of(matrices[0]), out) / "store", read_only=not delete)
+    found = clean(kept, matrices, out, subject, models, delete)
     if json:
+        stages = {stage: {"artifacts": count, "bytes": weight} for stage, (count, weight) in found.stages.items()}
         rest = {"leftovers": found.leftovers, "failures": len(found.failures)}
         typer.echo(document({"deleted": delete, "kept": found.kept, **rest, "stages": stages}))
         return 0
-    rows = [(f"  {stage}", str(each["artifacts"]), size(each["bytes"])) for stage, each in stages.items()]
+    rows = [(f"  {stage}", str(count), size(weight)) for stage, (count, weight) in found.stages.items()]
     rows.append(("  left by failures", str(len(found.failures) or ""), size(found.leftovers)))
     verb = "Deleted" if delete else "Would delete (add --delete)"
     typer.echo(f"{verb}: {size(found.bytes)}; kept: {found.kept} artifacts.\n{aligned(rows)}")
     return 0
-
-
-def _wanting(name: str, where: Path, kept: Store) -> Wanting:
-    """What a matrix or a study needs; a study looks into its own folder for what photos were called."""
-    from redcloak.bench.config import is_study, protocol_of
-
-    if not is_study(name):
-        return expanded(matrix_config(name), where)
-    from redcloak.diagnose.study import load
-    from redcloak.diagnose.study_run import Study
-
-    own = where if (where / "study.yaml").is_file() else options.folder(protocol_of(name), None)
-    if not (own / "causal.json").is_file():
-        raise UserError(
-            f"{name}: {own} holds no finished study, so nobody can tell what it needs; run it, or use --out."
-        )
-    return Study.prepare(load(name), own, kept.uri, read_only=True)
 
 
 @app.command()

@@ -151,11 +151,6 @@ def one(seed: int | None) -> list[int] | None:
     return None if seed is None else [seed]
 
 
-def folder(protocol: str, out: Path | None) -> Path:
-    """The folder of a run of a matrix or a study."""
-    return out or Path(f"bench-{protocol}")
-
-
 def chains(texts: list[str] | None) -> list[str] | None:
     """``["jpeg;restore,upscale"]`` -> ``["jpeg", "restore,upscale"]``; one empty text means none at all."""
     return None if texts is None else [chain for text in texts for chain in text.split(";") if chain.strip()]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from redcloak.runtime.execute import Event
     from redcloak.runtime.plan import Plan
 
+REASON = 160  # letters of why a stage failed
 EVERY_SECONDS = 10.0  # between two lines about one stage where there is no terminal
 
 
@@ -124,8 +125,11 @@ class Screen:
             self.show.begin(event.node.key, event.node.label)
         elif event.kind == "progress":
             self.show.update(event.node.key, event.done, event.total, event.values)
-        elif event.kind in ("finished", "failed", "lost"):
+        elif event.kind in ("finished", "lost"):
             self.show.end(event.node.key, event.kind)
+        elif event.kind == "failed":
+            label, reason = event.node.label or event.node.stage, event.failure.reason if event.failure else ""
+            self.show.fail(event.node.key, label, shortened(reason))
 
 
 class Lines:
@@ -164,6 +168,11 @@ class Lines:
         label, start, _ = self.begun.pop(key)
         spent = duration(time.monotonic() - start)
         typer.echo(f"{label}: {spent} ({self.estimate})" if how == "finished" else f"{label}: {how}", err=True)
+
+    def fail(self, key: str, label: str, reason: str) -> None:
+        """A stage fails, whether it had begun or not."""
+        self.begun.pop(key, None)
+        typer.echo(f"{label}: failed: {reason}", err=True)
 
 
 class Bars:
@@ -207,9 +216,20 @@ class Bars:
             self.bars.remove_task(self.tasks.pop(key))
         self._overall()
 
+    def fail(self, key: str, label: str, reason: str) -> None:
+        """A stage fails: its bar goes, a line stays."""
+        self.end(key, "failed")
+        self.bars.console.print(f"{label}: failed: {reason}", markup=False, highlight=False, soft_wrap=True)
+
     def _overall(self) -> None:
         if self.estimate:
             self.bars.update(self.tasks[""], completed=self.estimate.done, note=str(self.estimate))
+
+
+def shortened(reason: str) -> str:
+    """A reason on one line, cut off where it is long."""
+    words = " ".join(reason.split()) or "no reason was given"
+    return words if len(words) <= REASON else f"{words[:REASON]} ..."
 
 
 def spoken(values: Mapping[str, float]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from redcloak.cli import options
+from redcloak.bench.folder import run_folder
 from redcloak.cli.text import aligned, document
 from redcloak.errors import UserError
 
@@ -22,7 +22,7 @@ def plan(name: str, out: Path | None, store: str | None, workers: int | None, js
     from redcloak.diagnose.study_run import Study
 
     config = load(name, workers=workers)
-    where = options.folder(config.protocol, out)
+    where = run_folder(config.protocol, out)
     found = Study.prepare(config, where, store, read_only=True).plan()
     typer.echo(document(found.to_json()) if json else f"{config.name}\n\n{planned(found)}")
     return 0
@@ -48,7 +48,7 @@ def run(
     if overwrite != "missing":
         raise UserError(f"--overwrite {overwrite}: a study only makes what is missing; leave it out.")
     config = load(name, workers=workers, device=device)
-    where = options.folder(config.protocol, out)
+    where = run_folder(config.protocol, out)
     study = Study.prepare(config, where, store)
     with Screen(study.plan()) as screen:
         found = study.run(screen.follow, executor, threads)

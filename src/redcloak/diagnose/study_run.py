@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from redcloak.arms import Arm, Builder
-from redcloak.bench.run import STAGES, only_driver
+from redcloak.bench.folder import STUDY, only_driver
+from redcloak.bench.run import STAGES
 from redcloak.diagnose.causal_figures import dose, effects
 from redcloak.diagnose.interventions import FLAWS, VERIFIED, nearest_words, spectrum_apart, verify
 from redcloak.diagnose.study import StudyConfig, aimed, arms_of, builders, perturbations, photos_of
@@ -144,8 +145,8 @@ class Study:
             targets, workers = _targets(arms), self.config.workers
             run(self.graph, self.store, STAGES, targets, workers, on_event, executor=executor, threads=threads)
 
-        with only_driver(self.out):
-            write_whole(self.out / "study.yaml", self.config.text().encode())
+        with only_driver(self.out), self.store.at_work():
+            write_whole(self.out / STUDY, self.config.text().encode())
             photos = self._photos()
             make(photos)
             rows = self._measured(photos)

@@ -78,6 +78,7 @@ class Cluster:
         self.uri, self.address, self.workers, self.threads = uri, address, workers, threads
         self.actors: list[_Actor] = []
         self.known: tuple[float, list[dict[str, float]]] = (-math.inf, [])
+        self.gpus = 0.0  # the most that any node was seen to have
         self.looked = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -108,7 +109,7 @@ class Cluster:
         """Whether there is an actor at rest, or room for a new one.
 
         Raises:
-            UserError: no node of the cluster has the GPUs.
+            UserError: no node that was ever seen has the GPUs; one that is gone may come back, and is waited for.
         """
         needs = self._shape(needs)
         return self._at_rest(needs) is not None or self._room(needs) is not None
@@ -182,35 +183,47 @@ class Cluster:
                     take(message)
 
     def _rehouse(self, actor: _Actor) -> None:
-        """Give the task of an actor that finds no place, as after the death of a node, to one that is at rest."""
-        if not actor.alive and actor.task and time.monotonic() - actor.since > PLACE_SECONDS:
-            idle = self._at_rest(actor.needs)
-            if idle:
-                self._dismiss(actor)
-                self._give(idle, actor.task)
+        """Give the task of an actor that finds no place to one that is at rest, or made for the nodes of now.
+
+        Nodes die, and nodes come to a cluster that had none.
+        """
+        if actor.alive or actor.task is None or time.monotonic() - actor.since <= PLACE_SECONDS:
+            return
+        needs = self._shape(actor.task.needs)
+        idle = self._at_rest(needs)
+        if idle or needs != actor.needs:
+            self._dismiss(actor)
+            self._give(idle or self._hire(needs), actor.task)
 
     def _shape(self, needs: Needs) -> Needs:
         """The needs as an actor is made for them: few shapes, so that actors are reused, and none that has no place."""
-        memory = 1024 * 2.0 ** math.ceil(math.log2(needs.memory_mb / 1024)) if needs.memory_mb > 1024 else 0.0
         nodes = self._nodes()
-        if needs.gpus > max((node.get("GPU", 0.0) for node in nodes), default=0.0):
+        self.gpus = max([self.gpus, *(node.get("GPU", 0.0) for node in nodes)])
+        if needs.gpus > self.gpus:
             raise UserError(f"executor = 'ray:{self.address}': no node of the cluster has {needs.gpus:g} GPU.")
         cpus = max(needs.cpus, float(self.threads or 0))
-        most = max((node.get("CPU", 0.0) for node in nodes), default=1.0)
-        room = max((node.get("memory", 0.0) / 2**20 for node in nodes), default=0.0)
-        return Needs(min(cpus, most), needs.gpus, min(memory, math.floor(room)))
+        workers = [node for node in nodes if node.get("CPU")]  # the head may have no cores, and tells nothing then
+        if not workers:
+            return Needs(cpus, needs.gpus)
+        memory = 1024 * 2.0 ** math.ceil(math.log2(needs.memory_mb / 1024)) if needs.memory_mb > 1024 else 0.0
+        room = math.floor(max(node.get("memory", 0.0) for node in workers) / 2**20)
+        return Needs(min(cpus, max(node["CPU"] for node in workers)), needs.gpus, min(memory, room))
 
     def _at_rest(self, needs: Needs) -> _Actor | None:
         able = [actor for actor in self.actors if actor.task is None and _covers(actor.needs, needs)]
         return min(able, key=lambda actor: (actor.needs.gpus, actor.needs.cpus, actor.needs.memory_mb), default=None)
 
     def _room(self, needs: Needs) -> list[_Actor] | None:
-        """The actors at rest that must go for a new one to have room; None where not even that helps."""
+        """The actors at rest that must go for a new one to have room; None where not even that helps.
+
+        Where nothing runs there is always room: Ray has the actor wait for a node, and a cluster that grows adds one.
+        """
         going: list[_Actor] = []
         idle = [actor for actor in self.actors if actor.task is None]
+        nothing_runs = len(idle) == len(self.actors)
         while not self._fits_beside(needs, going):
             if not idle:
-                return None
+                return going if nothing_runs else None
             going.append(idle.pop(0))
         return going
 

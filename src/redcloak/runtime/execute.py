@@ -92,23 +92,24 @@ def run(
     made, and the outcome tells the rest. A full disk ends the run in either case; on Ctrl-C what runs is given up.
 
     With ``anew`` what is there is deleted first and made again; but not before the executor is ready and could take
-    every task, nor while another run is at work in the store.
+    every task, nor while another run is at work in the store. Who reads the results afterwards does so in
+    ``store.at_work()`` around it all, so that nobody deletes them meanwhile.
 
     Raises:
         UserError: as a stage raised it; or workers died; or the store or the cluster cannot be used.
         StageError: a stage raised anything else.
     """
-    missing, cached = graph.split((lambda _: None) if anew else store.open, targets)
-    for node in cached:
-        on_event(Event("cached", node))
-    if not missing:
-        return Outcome()
-    seconds, needs = _experience(store)
     with ExitStack() as stack:
+        stack.enter_context(store.at_work())  # before the first look: nobody is to delete what it finds
+        missing, cached = graph.split((lambda _: None) if anew else store.open, targets)
+        for node in cached:
+            on_event(Event("cached", node))
+        if not missing:
+            return Outcome()
+        seconds, needs = _experience(store)
         chosen = stack.enter_context(_executor(executor, store, workers, threads))
         if anew:
             _forget(missing, store, chosen, needs)
-        stack.enter_context(store.lease(secrets.token_hex(32)))  # of the whole run: nobody is to delete what it reads
         driver = _Driver(Schedule(missing, seconds, needs), store, function, chosen, on_event, keep_going, retries)
         driver.drive()
     if not keep_going:
@@ -180,7 +181,7 @@ class _Driver:
             self.schedule.again(node)
             return
         reason = f"{node.label or node.stage}: its worker died {losses} times, most likely for want of memory; "
-        self._fail(node, Failure(f"{reason}run again with fewer workers, or with --memory low."))
+        self._fail(node, Failure(f"{reason}run again with fewer workers, or with `memory: low`."))
 
     def _fail(self, node: Node, failure: Failure) -> None:
         self.outcome.failed[node] = failure

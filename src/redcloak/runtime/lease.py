@@ -18,6 +18,7 @@ from pathlib import Path
 
 BEAT_SECONDS = 5.0
 KEY = "[0-9a-f]" * 64  # what the leases of a store are called
+GONE = "~"  # in place of an owner, where a lease is no more
 STALE_SECONDS = 30.0  # no sign of life for so long means dead, where the process cannot be asked
 
 
@@ -27,8 +28,8 @@ def lease(path: Path, run: str = "") -> Iterator[bool]:
 
     ``run`` names a run that gives a key to one worker at a time: what another of its workers holds, that one has lost.
     """
-    owner = f"{socket.gethostname()}~{os.getpid()}~{run}~{secrets.token_hex(8)}"
-    if not (_created(path, owner) or (_abandoned(path, run) and _cleared(path) and _created(path, owner))):
+    owner = f"{machine()}~{os.getpid()}~{run}~{secrets.token_hex(8)}"
+    if not _taken(path, owner, run):
         yield False
         return
     done = threading.Event()
@@ -56,47 +57,84 @@ def _created(path: Path, owner: str) -> bool:
     return True
 
 
-def _abandoned(path: Path, run: str) -> bool:
-    """Whether the holder is dead, as far as can be told, or belongs to the run that asks."""
+def _taken(path: Path, owner: str, run: str) -> bool:
+    if _created(path, owner):
+        return True
+    dead = _left_by(path, run)
+    return dead is not None and _cleared(path, dead) and _created(path, owner)
+
+
+def _left_by(path: Path, run: str) -> str | None:
+    """The owner of a lease who is dead, as far as can be told, or of the run that asks; None where they live."""
     try:
         silent = time.time() - path.stat().st_mtime
-        host, pid, held, _ = path.read_text(encoding="utf-8").split("~")
+        owner = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return True
+        return GONE
+    return owner if silent > STALE_SECONDS or _is_void(owner, run) else None
+
+
+def _is_void(owner: str, run: str) -> bool:
+    try:
+        where, pid, of, _ = owner.split("~")
     except ValueError:  # its maker was killed before it had written its name, or is about to
-        return silent > STALE_SECONDS
-    dead = host == socket.gethostname() and not alive(int(pid))
-    return dead or silent > STALE_SECONDS or (held == run != "")
+        return False
+    return (where == machine() and not alive(int(pid))) or of == run != ""
 
 
 def sweep(folder: Path) -> None:
     """Delete the leases of the dead, as far as can be told."""
     for path in folder.glob(KEY):
         with suppress(OSError):
-            if _abandoned(path, ""):
-                _cleared(path)
+            if (dead := _left_by(path, "")) is not None:
+                _cleared(path, dead)
 
 
-def held(folder: Path) -> bool:
-    """Whether anybody who lives, as far as can be told, holds a lease in a folder."""
-    return any(not _abandoned(path, "") for path in folder.glob(KEY))
+def held(folder: Path, but: str = "") -> bool:
+    """Whether anybody who lives, as far as can be told, holds a lease in a folder, other than that of this name."""
+    return any(_left_by(path, "") is None for path in folder.glob(KEY) if path.name != but)
 
 
-def _cleared(path: Path) -> bool:
-    """Take an abandoned lease away; by renaming, so that one of several does it."""
+def _cleared(path: Path, dead: str) -> bool:
+    """Take the lease of ``dead`` away, by renaming, so that one of several does it; it may be another's by now."""
+    if dead == GONE:
+        return True
     aside = path.with_name(f"{path.name}~{secrets.token_hex(4)}")
     try:
         path.rename(aside)
-        aside.unlink()
     except FileNotFoundError:
         return False
-    return True
+    owner = aside.read_text(encoding="utf-8")
+    if owner != dead:
+        _put_back(aside, path, owner)
+    aside.unlink()
+    return owner == dead
+
+
+def _put_back(aside: Path, path: Path, owner: str) -> None:
+    try:
+        os.link(aside, path)  # the same file: its owner may be about to write its name
+    except FileExistsError:  # a third was faster
+        pass
+    except OSError:  # no links here
+        _created(path, owner)
 
 
 def _beat(path: Path, done: threading.Event) -> None:
     while not done.wait(BEAT_SECONDS):
         with suppress(OSError):
             os.utime(path)
+
+
+def machine() -> str:
+    """What the processes that can ask each other whether they live have in common: the host and, on Linux, a namespace.
+
+    Containers may share a host's name, each with process ids of its own.
+    """
+    try:
+        return f"{socket.gethostname()}+{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return socket.gethostname()
 
 
 def alive(pid: int) -> bool:

@@ -12,7 +12,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -25,7 +24,7 @@ from typing import Any
 from redcloak.errors import UserError
 from redcloak.runtime.contents import damage, files_of, flush, settle, weight
 from redcloak.runtime.failures import Failures
-from redcloak.runtime.lease import held, lease, sweep
+from redcloak.runtime.lease import held, lease, machine, sweep
 from redcloak.runtime.leftovers import left, sweep_drafts
 from redcloak.runtime.manifest import MANIFEST, Manifest, artifact_key, libraries, plain, read, write
 
@@ -76,6 +75,7 @@ class Store:
         self._artifacts, self._tmp, self._quarantine, self._leases = folders
         self.failures = Failures(self.root / "failures")
         self._verified: set[tuple[Any, ...]] = set()
+        self._run = ""  # the key of the lease that a run holds through this object
         with self._explained(FULL | REFUSED):
             self._check_format()
             if read_only:
@@ -111,6 +111,20 @@ class Store:
             with self._explained(FULL | REFUSED):
                 ours = stack.enter_context(lease(self._leases / key, run))
             yield ours
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Have others delete nothing in this block, which a run needs; blocks of one store object may be nested."""
+        if self._run:
+            yield
+            return
+        key = secrets.token_hex(32)
+        with self.lease(key):
+            self._run = key
+            try:
+                yield
+            finally:
+                self._run = ""
 
     def read(self, key: str, label: str) -> Artifact:
         """The artifact of ``key``, which must be there.
@@ -161,29 +175,14 @@ class Store:
         """
         if self.read_only:
             raise StoreError(f"store {self.root}: it was opened to be read only; nothing can be made in it.")
-        config, inputs = plain(config, stage), dict(inputs)
+        settings, sources = plain(config, stage), dict(inputs)
         with self._temporary() as folder:
             draft, start = Draft(folder), time.perf_counter()
             with self._explained(FULL):
                 yield draft
             seconds = time.perf_counter() - start
             with self._explained(FULL | REFUSED):
-                manifest = Manifest(
-                    key=artifact_key(stage, version, config, inputs),
-                    stage=stage,
-                    version=version,
-                    config=config,
-                    inputs=inputs,
-                    files=settle(folder),
-                    libraries=libraries(),
-                    created=datetime.now(UTC).isoformat(timespec="seconds"),
-                    wall_seconds=seconds,
-                    peak_memory_mb=draft.peak_memory_mb,
-                    notes=draft.notes,
-                )
-                write(folder, manifest)
-                for path in (folder / MANIFEST, folder, *folder.rglob("*/")):
-                    flush(path)
+                manifest = _sealed(draft, stage, version, settings, sources, seconds)
                 self._place(folder, manifest.key)
                 self.failures.forget(manifest.key)
 
@@ -209,10 +208,10 @@ class Store:
             shutil.rmtree(aside)
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Delete the artifacts of ``keys`` where no run is at work; one that begins meanwhile keeps what it is making.
+        """Delete the artifacts of ``keys`` where no other run is at work; one that begins keeps what it is making.
 
         Raises:
-            UserError: a run is at work in the store, which might need them.
+            UserError: another run is at work in the store, which might need them.
         """
         self.check_idle()
         for key in keys:
@@ -221,8 +220,8 @@ class Store:
                     self.discard(key)
 
     def check_idle(self) -> None:
-        """Raise a :class:`UserError` where a run is at work in the store: what is deleted it might need."""
-        if held(self._leases):
+        """Raise a :class:`UserError` where another run is at work in the store: what is deleted it might need."""
+        if held(self._leases, self._run):
             raise UserError(
                 f"store {self.uri}: a run is at work there, and what is deleted it might need; "
                 "wait for its end (30 s, if it was killed on another machine), or give another --store."
@@ -258,7 +257,7 @@ class Store:
     def _temporary(self) -> Iterator[Path]:
         """A new folder that names its owner, for :meth:`sweep`; what is left of it at the end is deleted."""
         with self._explained(FULL | REFUSED):
-            folder = Path(tempfile.mkdtemp(prefix=f"{socket.gethostname()}~{os.getpid()}~", dir=self._tmp))
+            folder = Path(tempfile.mkdtemp(prefix=f"{machine()}~{os.getpid()}~", dir=self._tmp))
         try:
             yield folder
         finally:
@@ -306,6 +305,29 @@ class Store:
             if number not in numbers:
                 raise
             raise StoreError(f"store {self.root}: {error}; choose a folder that you may write to.") from error
+
+
+def _sealed(
+    draft: Draft, stage: str, version: int, config: dict[str, Any], inputs: dict[str, str], seconds: float
+) -> Manifest:
+    """Write the manifest of a draft that is filled, and have the disk keep all of it."""
+    manifest = Manifest(
+        key=artifact_key(stage, version, config, inputs),
+        stage=stage,
+        version=version,
+        config=config,
+        inputs=inputs,
+        files=settle(draft.folder),
+        libraries=libraries(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        wall_seconds=seconds,
+        peak_memory_mb=draft.peak_memory_mb,
+        notes=draft.notes,
+    )
+    write(draft.folder, manifest)
+    for path in (draft.folder / MANIFEST, draft.folder, *draft.folder.rglob("*/")):
+        flush(path)
+    return manifest
 
 
 def check_format(data: bytes, place: str) -> None:
