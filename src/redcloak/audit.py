@@ -98,16 +98,21 @@ class Audit:
         resolved = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
         strangers = self._strangers()
         write_whole(self.out / "audit.yaml", resolved.encode())
-        run(
-            self.graph,
-            self.store,
-            "redcloak.stages:run_stage",
-            self.targets(),
-            self.config.workers,
-            on_event,
-            executor=self.config.executor,
-            threads=self.config.threads,
-        )
+        with self.store.at_work():
+            run(
+                self.graph,
+                self.store,
+                "redcloak.stages:run_stage",
+                self.targets(),
+                self.config.workers,
+                on_event,
+                executor=self.config.executor,
+                threads=self.config.threads,
+            )
+            return self._written(strangers)
+
+    def _written(self, strangers: str | None) -> Report:
+        """The report of what is there."""
         scores = Table.of(
             row for name, arms in self.arms_of.items() for arm in arms for row in arm.rows(name, self._artifact)
         )
