@@ -440,10 +440,10 @@ def test_a_file_goes_before_a_protocol_of_its_name(photos):
 
 
 def test_purifiers_are_chains(suite, photos, capsys):
-    options = ["--purifier", "jpeg;restore,upscale", "--purifier", "gaussian", "--plan", "--json"]
+    options = ["--purifier", "median;restore,upscale", "--purifier", "gaussian", "--plan", "--json"]  # beside jpeg
     assert run(*small(suite, photos, *options)) == 0
     rows = {row["stage"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
-    assert rows["purify"]["total"] == 5  # jpeg, restore+upscale, gaussian, and the red team's of two sources
+    assert rows["purify"]["total"] == 6  # those, jpeg, and the red team's of two sources
     assert run(*small(suite, photos, "--purifiers", "", "--plan", "--json")) == 0
 
 
