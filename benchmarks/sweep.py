@@ -11,6 +11,7 @@ from rich.console import Console
 
 from redcloak.arms import Arm, Builder
 from redcloak.config import AuditConfig
+from redcloak.nodes import STAGES
 from redcloak.report.table import Table
 from redcloak.runtime.execute import Event, run
 from redcloak.runtime.matrix import Graph, Node
@@ -80,7 +81,7 @@ def sweep(configs: list[AuditConfig], arms_of: Callable[[Builder], list[Arm]], o
         if event.kind == "finished":
             console.print(f"{event.node.label} {event.seconds:.1f}s", highlight=False)
 
-    run(graph, store, "redcloak.stages:run_stage", targets, workers, follow)
+    run(graph, store, STAGES, targets, workers, follow)
 
     def read(node: Node) -> Artifact:
         return store.read(node.key, node.label)

@@ -139,8 +139,7 @@ class Builder(Nodes):
         )
         arm = Arm(summary, photos=source, clean=self.clean)
         arm.trained_on = self.purify(source, chain) if chain else source
-        photo_metrics = tuple(metric for metric in self.config.metrics if metric != "alignment")
-        arm.photo_scores = self.score(arm.trained_on, (*photo_metrics, "fidelity"), f"photos of {name}", self.clean)
+        arm.photo_scores = self.score(arm.trained_on, self.photo_metrics, f"photos of {name}", self.clean)
         decoupling = self.config.decoupling if cdl else NONE
         for seed in self.config.seeds:
             model = self.personalize(arm.trained_on, decoupling, seed, name)

@@ -21,6 +21,7 @@ from redcloak.configured import configured, needs, templates
 from redcloak.errors import UserError
 from redcloak.finished import Run
 from redcloak.images import check_writable, list_images, read_image
+from redcloak.nodes import STAGES
 from redcloak.prompts import check_named, check_words
 from redcloak.report.build import ArmPictures, Drawn, build
 from redcloak.report.model import MethodUsed, Report, summarise
@@ -102,7 +103,7 @@ class Audit:
             run(
                 self.graph,
                 self.store,
-                "redcloak.stages:run_stage",
+                STAGES,
                 self.targets(),
                 self.config.workers,
                 on_event,

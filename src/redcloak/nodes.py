@@ -24,6 +24,8 @@ from redcloak.suite import Suite
 from redcloak.suite import load as load_suite
 from redcloak.suite import names as suites
 
+STAGES = "redcloak.stages:run_stage"  # what a worker imports, and nobody else
+
 
 class Nodes:
     """The nodes of one subject's audit; what was added before is the same node."""
@@ -42,6 +44,8 @@ class Nodes:
         self.reference = self._photos(photos, "reference")
         self._made: dict[tuple[Any, ...], tuple[Canonical, tuple[object, ...]]] = {}
         self.names = list(photos.train_names)
+        # Photos have no prompt that they could be aligned with, but originals that they are compared with.
+        self.photo_metrics = (*(name for name in config.metrics if name != "alignment"), "fidelity")
         self.class_images = self._class_images() if config.class_images else None
         self.protected = self._given(photos) if config.already_protected else self.protect(config.protection)
 

@@ -179,7 +179,6 @@ class _Weaver:
             (each.label, self.base if index == 0 else self.base.but(prompts=each.prompts))
             for index, each in enumerate(matrix.config.prompts)
         ]
-        self.photo_metrics = (*(name for name in audit.metrics if name != "alignment"), "fidelity")
         chains = [option for option in matrix.config.purifiers if option.chain]
         self.chains = [AS_THEY_ARE, *chains]
         words = [each for each in matrix.config.decoupling if not each.plain]
@@ -225,7 +224,7 @@ class _Weaver:
                     if trained_on is None:
                         trained_on = self.base.purify(source, chain.chain) if chain.chain else source
                         of = f"photos of {Axes(*rest, '', '')._replace(decoupling=PLAIN).arm}"
-                        photo_scores = self.base.score(trained_on, self.photo_metrics, of, self.base.clean)
+                        photo_scores = self.base.score(trained_on, self.base.photo_metrics, of, self.base.clean)
                     yield from self._trained(source, trained_on, photo_scores, words, builder, wanted)
 
     def _wanted(self, rest: Treatment, always: bool) -> Iterator[tuple[int, list[Axes]]]:

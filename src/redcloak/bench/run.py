@@ -24,6 +24,7 @@ from redcloak.bench.ranking import board
 from redcloak.bench.results import Results
 from redcloak.errors import UserError
 from redcloak.images import check_writable
+from redcloak.nodes import STAGES
 from redcloak.report.table import write_whole
 from redcloak.runtime.execute import Event, run
 from redcloak.runtime.matrix import Graph, Node
@@ -32,7 +33,6 @@ from redcloak.runtime.store import Artifact, Store
 
 Overwrite = Literal["missing", "retry", "force", "read-only"]
 WAYS: tuple[Overwrite, ...] = get_args(Overwrite)
-STAGES = "redcloak.stages:run_stage"
 FILES = ("results.parquet", "board.json", "leaderboard.html")
 
 

@@ -20,12 +20,12 @@ import torch
 
 from redcloak.arms import Arm, Builder
 from redcloak.bench.folder import STUDY, only_driver
-from redcloak.bench.run import STAGES
 from redcloak.diagnose.causal_figures import dose, effects
 from redcloak.diagnose.interventions import FLAWS, VERIFIED, nearest_words, spectrum_apart, verify
 from redcloak.diagnose.study import StudyConfig, aimed, arms_of, builders, perturbations, photos_of
 from redcloak.diagnose.verdicts import Evidence, Verdict, panel, verdicts
 from redcloak.images import check_writable, load_images
+from redcloak.nodes import STAGES
 from redcloak.prompts import Decoupling, check_words
 from redcloak.report.table import Table, write_whole
 from redcloak.report.template import environment
