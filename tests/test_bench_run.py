@@ -23,6 +23,7 @@ from test_cli import run
 from redcloak import stages
 from redcloak.bench import run as bench_run
 from redcloak.bench.config import load
+from redcloak.bench.facts import Facts
 from redcloak.bench.folder import only_driver
 from redcloak.bench.grid import Matrix
 from redcloak.errors import UserError
@@ -114,6 +115,12 @@ def test_what_has_two_labels_is_made_once_and_told_of_under_both(copy, people, s
     one, other = (photos[photos.purifier == label].drop(columns="purifier") for label in ("jpeg", "twin"))
     assert len(one) > 0
     pandas.testing.assert_frame_equal(one.reset_index(drop=True), other.reset_index(drop=True))
+    facts = Facts.of(Matrix.of(load(copy / "m.yaml")).arms, Store(copy / "run" / "store"))
+    assert {place: len(each) for place, each in facts.seconds.items()} == {
+        ("photoguard(steps=2)", "11"): len(people),
+        ("random_noise", "11"): len(people),
+    }
+    assert facts.changes["photoguard(steps=2)", "11", "jpeg"] == facts.changes["photoguard(steps=2)", "11", "twin"] > 0
 
 
 def test_the_resolved_matrix_is_the_same_run(copy, computed, capsys):

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from redcloak import __version__, protocols, registry
-from redcloak.api import Kind, Score
+from redcloak.api import Kind
 from redcloak.arms import Arm, Builder
 from redcloak.checks import run_checks
 from redcloak.config import AuditConfig, Choice, budget_of
@@ -181,7 +181,7 @@ class Audit:
     def _report(self, scores: Table, strangers: str | None) -> Report:
         arms = tuple(map(self._summary, zip(*self.arms_of.values(), strict=True)))
         names = list(self.builders)
-        metrics = self._metrics()
+        metrics = registry.scores((*self.config.metrics, "fidelity"))
         surrogate = self._surrogate()
         finished = Run(
             scores=scores,
@@ -221,10 +221,6 @@ class Audit:
             return None
         entry = registry.load("protect", self.config.protection.name)
         return self.suite.name if "backbone" in entry.method.needs else None
-
-    def _metrics(self) -> dict[str, Score]:
-        names = (*self.config.metrics, "fidelity")
-        return {key: score for name in names for key, score in registry.load("metrics", name).method.scores.items()}
 
     def _methods(self) -> tuple[MethodUsed, ...]:
         from redcloak.models.recognisers import LICENSES

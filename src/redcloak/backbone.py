@@ -178,11 +178,12 @@ class Backbone:
         ``last`` runs only that many of the sampler's last steps, on latents that were noised to the first of them. With
         a guidance of 1 nothing is led away from, and the UNet sees ``towards`` alone.
         """
-        condition = towards if guidance == 1 else torch.cat([away, towards])
+        led = guidance != 1
+        condition = torch.cat([away, towards]) if led else towards
         times = sampler.timesteps if last is None else sampler.timesteps[-last:]
         for time in times:
-            guess = self.unet(latents if guidance == 1 else torch.cat([latents, latents]), time, condition).sample
-            if guidance != 1:
+            guess = self.unet(torch.cat([latents, latents]) if led else latents, time, condition).sample
+            if led:
                 without, wanted = guess.chunk(2)
                 guess = without + guidance * (wanted - without)
             latents = sampler.step(guess, time, latents).prev_sample

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from redcloak import light
-from redcloak.api import Kind, Method
+from redcloak.api import Kind, Method, Score
 from redcloak.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -101,6 +101,11 @@ def load(kind: Kind, name: str) -> Entry:
 def describe(kind: Kind, name: str) -> Entry:
     """The same of a method that is asked what it is and not run: nothing that is slow to import is imported."""
     return _entry(kind, name, light.module)
+
+
+def scores(metrics: Iterable[str]) -> dict[str, Score]:
+    """What each score of these metrics means, by its name."""
+    return {key: score for name in metrics for key, score in describe("metrics", name).method.scores.items()}
 
 
 def _entry(kind: Kind, name: str, read: Callable[[str], ModuleType]) -> Entry:

@@ -173,7 +173,7 @@ def score(
     source: Source = "generated" if prompts else "photos"
     table = Table.of(Row(config.folder, name, config.seeds[0], source, *row) for row in rows)
     table.write(out)
-    scores = {key: one for each in chosen for key, one in registry.load("metrics", each).method.scores.items()}
+    scores = registry.scores(chosen)
     return summarise(table, [Arm(name=name, title=name)], scores)[0], scores
 
 

@@ -118,7 +118,9 @@ def _beyond(one: Evidence, other: Evidence) -> str:
     """The photos or else the seeds of one that the other lacks."""
     people = [label for label, digest in one.subjects.items() if digest not in other.subjects.values()]
     seeds = [str(seed) for seed in one.seeds if seed not in other.seeds]
-    return f"the photos of {', '.join(people)}" if people else f"seed {', '.join(seeds)}" if seeds else ""
+    if people:
+        return f"the photos of {', '.join(people)}"
+    return f"seed {', '.join(seeds)}" if seeds else ""
 
 
 def read_claim(path: Path) -> Claim:

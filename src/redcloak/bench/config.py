@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field
 
+from redcloak import registry
 from redcloak.api import Policy, Precision
 from redcloak.bench.axes import (
     AXES,
@@ -32,7 +33,6 @@ from redcloak.config import AuditConfig, Choice, Strict, budget_of, transport
 from redcloak.errors import UserError, unknown
 from redcloak.parsing import read_yaml, validate
 from redcloak.prompts import NONE, Decoupling
-from redcloak.registry import describe
 from redcloak.report.names import PRIMARY
 
 Steps = Annotated[float, Field(ge=1, le=64)]  # of 255
@@ -96,14 +96,14 @@ class MatrixConfig(Strict):
         Raises:
             UserError: there is none.
         """
-        scores = {key: score for name in self.metrics for key, score in describe("metrics", name).method.scores.items()}
-        if PRIMARY in scores:
+        found = registry.scores(self.metrics)
+        if PRIMARY in found:
             return PRIMARY
-        found = next((key for key, score in scores.items() if score.higher_is_better), None)
-        if found is None:
+        best = next((key for key, score in found.items() if score.higher_is_better), None)
+        if best is None:
             said = f"metrics = {list(self.metrics)}: a leaderboard needs a score in which more is better"
             raise UserError(f"{said}; add identity or clip_i.")
-        return found
+        return best
 
     def check(self, where: str) -> None:
         """See that labels and filters make sense.

@@ -23,13 +23,17 @@ class Facts:
     @classmethod
     def of(cls, arms: Iterable[Arm], store: Store) -> Facts:
         """Read the manifests of protections and purifiers, each once."""
-        facts, seen = cls(), set[tuple[str, ...]]()  # two labels may be one artifact
+        facts, seen = cls(), set[tuple[str, ...]]()
         for arm in arms:
             cell = Cell.of(arm.axes)
             for node in (arm.photos, arm.trained_on):
-                if node is None or (*cell.photos, node.key) in seen or (found := store.find(node.key)) is None:
+                if node is None:
                     continue
-                seen.add((*cell.photos, node.key))
+                # Once for each place, not for each artifact, which may have two labels.
+                known = (*(cell.photos if node.stage == "purify" else cell[:2]), node.key)
+                if known in seen or (found := store.find(node.key)) is None:
+                    continue
+                seen.add(known)
                 notes = found.manifest.notes
                 if node.stage == "protect":
                     facts.seconds.setdefault(cell[:2], []).append(found.manifest.wall_seconds)

@@ -129,12 +129,11 @@ class Flags:
         protection = self.choices[place[0]][0]
         needed = registry.describe("protect", protection.name).method.needs
         surrogate = self.config.suite if "backbone" in needed else None
-        metrics = (*self.config.metrics, "fidelity")
         return Run(
             scores=_Scores(self.results, cells),
             arms=tuple(self._summary(name, *where) for name, where in names.items() if cells[name]),
             budget=budget_of(protection, float(place[1])),
-            metrics={k: v for m in metrics for k, v in registry.describe("metrics", m).method.scores.items()},
+            metrics=registry.scores((*self.config.metrics, "fidelity")),
             held_out=self.held_out,
             references=self.references,
             surrogate=surrogate,

@@ -97,10 +97,9 @@ def headline(board: Board) -> str:
     best, certain = scored[0], [row for row in scored if row.survives.low > 0]
     if not certain:
         return f"None of {len(scored)} protections measurably survives the strongest red team."
-    what = "identity" if board.metric == PRIMARY else _called(board)
     who = f"{best.protection} at {best.budget}/255"
     also = f"{len(certain)} of {len(scored)} protections still take" if len(scored) > 1 else f"{who} still takes"
-    return f"After the strongest red team {also} some {what}; most, {signed(best.survives)}, {who}."
+    return f"After the strongest red team {also} some {_called(board).lower()}; most, {signed(best.survives)}, {who}."
 
 
 def _called(board: Board) -> str:

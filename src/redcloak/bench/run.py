@@ -127,9 +127,11 @@ class Bench:
     def failures(self) -> list[Failure]:
         """What failed of this matrix and has not succeeded since, inputs before what needs them."""
         found = {each.key: each for each in self.store.failures.all()}
-        there = self.store.keys() if found else ()  # a kill, or another machine, may leave a failure that is mended
-        mine = (node.key for node in self.matrix.graph.order() if found and node.key not in there)
-        failed = (found[key] for key in mine if key in found)
+        if not found:
+            return []
+        there = self.store.keys()  # a kill, or another machine, may leave a failure that is mended
+        mine = (node.key for node in self.matrix.graph.order())
+        failed = (found[key] for key in mine if key in found and key not in there)
         return [Failure(label=each.label, key=each.key, reason=each.reason) for each in failed]
 
     def report(self, anew: bool = False) -> Board:

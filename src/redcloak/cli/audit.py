@@ -51,9 +51,7 @@ def audit(
     threads: options.Threads = None,
     executor: options.Executor = None,
     store: options.Place = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 3 where a red flag was raised that is more than information.")
-    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 on a critical flag or a warning.")] = False,
     open_: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
     force: options.Force = False,
 ) -> int:

@@ -49,17 +49,24 @@ class Member:
     def active(self) -> Iterator[Surrogate]:
         """The surrogate with its own values in place."""
         self.wake()
-        before = None if self.values is None else self.surrogate.values()
-        if self.values is not None:
-            self.values.restore(self.surrogate.parameters)
         try:
-            yield self.surrogate
-            if self.values is not None:
-                self.values = self.surrogate.values()
+            with self._in_place():
+                yield self.surrogate
         finally:
-            if before is not None:
-                before.restore(self.surrogate.parameters)
             self.wake = self.surrogate.tuning.rest()
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        if self.values is None:
+            yield
+            return
+        before = self.surrogate.values()
+        self.values.restore(self.surrogate.parameters)
+        try:
+            yield
+            self.values = self.surrogate.values()
+        finally:
+            before.restore(self.surrogate.parameters)
 
     def state(self, name: str) -> dict[str, Tensor]:
         """Everything that a resumed run needs, under ``name``."""

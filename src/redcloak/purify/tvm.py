@@ -113,12 +113,12 @@ def _enlarged(
 
     MetaCloak's and Liu et al.'s: 64 -> 256, resized to 128 -> 512.
     """
-    enlarge = _upscaler(config, context)
+    enlarge, prompt = _upscaler(config, context), prompt_of(context)
     with torch.no_grad():
-        large = enlarge(images, prompt_of(context), config.noise_level, generators)
+        large = enlarge(images, prompt, config.noise_level, generators)
         while large.shape[-2] < height or large.shape[-1] < width:
             quarter = min(large.shape[-2], -(-height // 4)), min(large.shape[-1], -(-width // 4))
-            large = enlarge(resize(large, *quarter), prompt_of(context), config.noise_level, generators)
+            large = enlarge(resize(large, *quarter), prompt, config.noise_level, generators)
         return resize(large, height, width)
 
 
