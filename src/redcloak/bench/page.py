@@ -99,7 +99,19 @@ def headline(board: Board) -> str:
         return f"None of {len(scored)} protections measurably survives the strongest red team."
     who = f"{best.protection} at {best.budget}/255"
     also = f"{len(certain)} of {len(scored)} protections still take" if len(scored) > 1 else f"{who} still takes"
-    return f"After the strongest red team {also} some {_called(board).lower()}; most, {signed(best.survives)}, {who}."
+    what = f"some {_called(board).lower()}{_beyond(certain)}"
+    return f"After the strongest red team {also} {what}; most, {signed(best.survives)}, {who}."
+
+
+def _beyond(rows: list[Standing]) -> str:
+    """How many of several rows take more than random noise does under the same red team, in words."""
+    known = [row.beyond_noise for row in rows if row.beyond_noise]
+    more = sum(each.low > 0 for each in known)
+    if not known:
+        return ""
+    if len(rows) == 1:
+        return f", {'' if more else 'not '}measurably more than random noise"
+    return f", {more or 'none'} of them measurably more than random noise"
 
 
 def _called(board: Board) -> str:
