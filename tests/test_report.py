@@ -148,7 +148,7 @@ def test_it_holds():
     assert found.word == "holds"
     assert found.sentence == (
         "The protection held: it took 0.40 [0.38, 0.41] of identity, and the strongest of 3 counter-measures, "
-        "red team, won back 26% [20%, 33%] of that."
+        "the red team, won back 26% [20%, 33%] of that."
     )
     assert found.interval.low > 0
     assert found.scope == "The 95% intervals are over 8 subjects and their training seeds."

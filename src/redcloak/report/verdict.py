@@ -87,6 +87,8 @@ def _treated(scores: Scores, arms: Sequence[Arm], loss: Estimate, metric: str) -
         if recovery.share is not None and not isnan(recovery.share.low)
     }
     titles = {arm.name: arm.title for arm in arms}
+    if RED_TEAM in titles:
+        titles[RED_TEAM] = f"the {titles[RED_TEAM][:1].lower()}{titles[RED_TEAM][1:]}"
     if not shares:
         return "undecided", (
             f"Undecided: identity {_fell(loss)} under the protection, but no counter-measure was scored."
