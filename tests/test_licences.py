@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from redcloak.audit import Audit
 from redcloak.config import AuditConfig
 from redcloak.report.model import MethodUsed
 from redcloak.suite import Suite
+from redcloak.used import methods
 
 
 def listed(folder: Path, faces: str, **config: Any) -> dict[str, MethodUsed]:
     """What an audit in a suite with that face back end says of its metrics; nothing is loaded."""
     (folder / "suite.yaml").write_text(f"{{name: x, title: x, resolution: 64, backbone: ., faces: {faces}}}")
-    audit: Any = SimpleNamespace(config=AuditConfig(photos="drawn:1", **config), suite=Suite(folder))
-    return {method.name: method for method in Audit._methods(audit)}
+    return {each.name: each for each in methods(AuditConfig(photos="drawn:1", **config), Suite(folder))}
 
 
 @pytest.mark.parametrize(

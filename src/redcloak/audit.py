@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,18 +13,17 @@ from typing import Any
 import yaml
 
 from redcloak import __version__, protocols, registry
-from redcloak.api import Kind
 from redcloak.arms import Arm, Builder
 from redcloak.checks import run_checks
-from redcloak.config import AuditConfig, Choice, budget_of
-from redcloak.configured import configured, needs, templates
+from redcloak.config import AuditConfig, budget_of
+from redcloak.configured import needs, templates
 from redcloak.errors import UserError
 from redcloak.finished import Run
 from redcloak.images import check_writable, list_images, read_image
 from redcloak.nodes import STAGES
 from redcloak.prompts import check_named, check_words
 from redcloak.report.build import ArmPictures, Drawn, build
-from redcloak.report.model import MethodUsed, Report, summarise
+from redcloak.report.model import Report, summarise
 from redcloak.report.table import Table, write_whole
 from redcloak.report.verdict import verdict
 from redcloak.runtime.execute import Event, run
@@ -36,9 +35,7 @@ from redcloak.runtime.store import Artifact, Store
 from redcloak.subjects import Photos, load_subjects, pair
 from redcloak.suite import Suite
 from redcloak.suite import load as load_suite
-
-Used = tuple[Kind, str, tuple[str, ...]]
-RESEARCH_ONLY = ("non-commercial", "research use", "agpl", "gpl")
+from redcloak.used import chosen, methods
 
 
 @dataclass
@@ -211,7 +208,7 @@ class Audit:
             metrics=metrics,
             rows=summarise(scores, arms, metrics),
             flags=run_checks(finished),
-            methods=self._methods(),
+            methods=methods(self.config, self.suite),
             wall_seconds=seconds,
             libraries=manifests[0].libraries if manifests else {},
         )
@@ -221,31 +218,6 @@ class Audit:
             return None
         entry = registry.load("protect", self.config.protection.name)
         return self.suite.name if "backbone" in entry.method.needs else None
-
-    def _methods(self) -> tuple[MethodUsed, ...]:
-        from redcloak.models.recognisers import LICENSES
-
-        methods = []
-        for kind, name, faces in used(self.config, self.suite):
-            method = registry.load(kind, name).method
-            behind = [f"{each}: {LICENSES[each]}" for each in faces]
-            binding = " ".join((method.license.split("(")[0], *behind)).lower()  # a bracket tells of others' code
-            free = not any(word in binding for word in RESEARCH_ONLY)
-            methods.append(MethodUsed(
-                kind=registry.KINDS[kind], name=name, title=method.title, cite=method.cite,
-                license="; ".join((method.license, *behind)), free=free,
-            ))  # fmt: skip
-        models = [
-            MethodUsed(
-                kind="model",
-                name=slot,
-                title=f"{self.suite.spec.title}: {slot}",
-                cite="the suite's card",
-                license=licence,
-            )
-            for slot, licence in self.suite.spec.licenses.items()
-        ]
-        return (*methods, *models)
 
 
 def audit(
@@ -260,32 +232,6 @@ def audit(
         UserError: whatever is wrong with the photos, the settings or the output folder.
     """
     return Audit.prepare(config, out, store).run(on_event)
-
-
-def chosen(config: AuditConfig) -> list[tuple[Kind, Choice]]:
-    """Every method of an audit with its settings."""
-    protections = [] if config.already_protected else [config.protection]
-    purifiers = [step for chain in (*config.purifiers, config.red_team) for step in chain]
-    kinds: list[tuple[Kind, list[Choice]]] = [
-        ("protect", [*protections, Choice(name="random_noise")]),
-        ("purify", purifiers),
-        ("personalize", [config.trainer]),
-        ("metrics", [config.metric(name) for name in (*config.metrics, "fidelity")]),
-    ]
-    return [(kind, choice) for kind, choices in kinds for choice in choices]
-
-
-def used(config: AuditConfig, suite: Suite) -> tuple[Used, ...]:
-    """Every method of an audit and every part of one, once: (kind, name, the face back ends behind it)."""
-    found = (each for kind, choice in chosen(config) for each in _with_parts(suite, kind, choice))
-    return tuple(dict.fromkeys(found))
-
-
-def _with_parts(suite: Suite, kind: Kind, choice: Choice) -> Iterator[Used]:
-    entry, resolved = configured(suite, kind, choice)
-    yield kind, choice.name, entry.faces(resolved, suite.spec.faces)
-    for of, part in resolved.parts():
-        yield from _with_parts(suite, of, part)
 
 
 def command(config: AuditConfig, out: Path) -> str:
