@@ -7,7 +7,8 @@ identity and quality with intervals clustered by subject, and the paired differe
 2. ASPL is not;
 3. CodeSR + CDL recovers most of the gap, and more than any single purifier.
 
-Resumable: the same command goes on where it was killed.
+The people are none of those (100 to 105) that the small suite and the words of decoupling were chosen with. Resumable:
+the same command goes on where it was killed.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def claims(scores: Table) -> dict[str, str]:
 
 
 def main() -> None:
-    parser = options(__doc__, "out/effect")
+    parser = options(__doc__, "out/effect", subjects=12, first=200)
     parser.add_argument("--protection", default="aspl")
     args = parser.parse_args()
     purifiers = tuple((Choice(name=name),) for name in PURIFIERS)

@@ -34,12 +34,12 @@ class Sweep:
 
 
 def options(
-    doc: str | None, out: str, *, subjects: int = 6, seeds: int = 2, budget: float = 11
+    doc: str | None, out: str, *, subjects: int = 6, first: int = 100, seeds: int = 2, budget: float = 11
 ) -> argparse.ArgumentParser:
     """The options that all sweeps have."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", type=int, default=subjects, help="drawn people (default %(default)s)")
-    parser.add_argument("--first", type=int, default=100, help="number of the first drawn person")
+    parser.add_argument("--first", type=int, default=first, help="the first one's number (default %(default)s)")
     parser.add_argument("--seeds", type=int, default=seeds, help="trainings of each arm (default %(default)s)")
     parser.add_argument(
         "--common-seeds", action="store_true", help="a seed is the same noise for everybody, as in most tables of docs/"

@@ -82,8 +82,8 @@ before we began; what was reached stands as it is.
 {figures}
 
 *Prompts matter* misses its aim at the guidance that an audit samples with (3): a beard, glasses and an open mouth are
-too small for 16x16 latents to be sure of. *A subject can be learned*: `benchmarks/effect.py`, six people,
-lifts the identity from 0.209 to 0.605 [0.514, 0.696]; photos of one drawn person have 0.85 with each other,
+too small for 16x16 latents to be sure of. *A subject can be learned*: `benchmarks/effect.py`, twelve people,
+lifts the identity from 0.239 to 0.584 [0.526, 0.633]; photos of one drawn person have 0.85 with each other,
 0.69 after the autoencoder, which is what a model of this suite can reach at most. Two drawn people have 0.37, more
 than what SFace's makers ask of two pictures of one person (0.363): so the red flag *Two people* hardly fires on drawn
 people, and identities on this suite compare with each other alone.
