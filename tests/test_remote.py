@@ -1,6 +1,7 @@
 import errno
 import json
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import fsspec
@@ -194,6 +195,37 @@ def test_leftovers_are_told_and_cleared_over_there(machine, memory):
     assert store.leftovers() > 0
     store.clear()
     assert store.leftovers() == 0
+
+
+def test_an_upload_that_was_broken_off_a_day_ago_is_left_behind(machine, memory, monkeypatch):
+    store = machine("one")
+    key, whole = make(store), make(store, name="b")
+    memory.rm_file(f"/bucket/store/artifacts/{key[:2]}/{key[2:4]}/{key}/{MANIFEST}")
+    assert store.leftovers() == 0  # somebody may be at it
+    hours = redcloak.runtime.remote.OLD_SECONDS / 3600
+    for path in objects(memory):
+        memory.store[path].modified -= timedelta(hours=hours + 1)
+    assert store.leftovers() == len("pixels") * 3
+    store.clear()
+    assert store.leftovers() == 0
+    assert {path.split("/")[-2] for path in objects(memory)} == {whole}
+    assert machine("other").open(whole)
+
+
+def test_where_the_service_tells_no_time_no_upload_is_left_behind(machine, memory, monkeypatch):
+    store = machine("one")
+    key = make(store)
+    memory.rm_file(f"/bucket/store/artifacts/{key[:2]}/{key[2:4]}/{key}/{MANIFEST}")
+    monkeypatch.setattr(redcloak.runtime.remote, "OLD_SECONDS", -1.0)
+    assert store.leftovers() == len("pixels") * 3
+
+    def silent(self, path):
+        raise NotImplementedError
+
+    monkeypatch.setattr(type(memory), "modified", silent)
+    assert store.leftovers() == 0
+    store.clear()
+    assert objects(memory)
 
 
 def test_nobody_keeps_an_old_listing(monkeypatch):

@@ -15,11 +15,13 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Set
 from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from redcloak.errors import UserError
 from redcloak.runtime.failures import Failures
+from redcloak.runtime.leftovers import OLD_SECONDS
 from redcloak.runtime.manifest import MANIFEST, Manifest, parse, write
 from redcloak.runtime.patience import Patient
 from redcloak.runtime.store import FORMAT, Artifact, Store, StoreError, check_format
@@ -125,16 +127,37 @@ class RemoteStore(Store):
             super().discard(key)
 
     def leftovers(self, needed: Set[str] = frozenset()) -> int:
-        """The bytes that failed and killed runs left, here and over there, but for uploads that were broken off."""
+        """The bytes that failed and killed runs left, here and over there; of uploads, those broken off a day ago."""
+        found = super().leftovers(needed)
         with self._reached(), suppress(FileNotFoundError):
-            return super().leftovers(needed) + int(self.fs.du(f"{self.base}/quarantine"))
-        return super().leftovers(needed)
+            found += int(self.fs.du(f"{self.base}/quarantine"))
+        with self._reached(), suppress(FileNotFoundError):
+            found += sum(int(self.fs.size(path)) for path in self._broken_off())
+        return found
 
     def clear(self, needed: Set[str] = frozenset()) -> None:
         """Delete what :meth:`leftovers` counts."""
         super().clear(needed)
         with self._reached(), suppress(FileNotFoundError):
             self.fs.rm(f"{self.base}/quarantine", recursive=True)
+        for path in self._broken_off():
+            with self._reached(), suppress(FileNotFoundError):
+                self.fs.rm_file(path)
+
+    def _broken_off(self) -> list[str]:
+        """The old files over there of artifacts that have no manifest, and so were never there for anybody."""
+        with self._reached():
+            files = [str(path) for path in self.fs.find(f"{self.base}/artifacts")]
+            whole = {path.rpartition("/")[0] for path in files if path.endswith(f"/{MANIFEST}")}
+            return [path for path in files if path.rpartition("/")[0] not in whole and self._old(path)]
+
+    def _old(self, path: str) -> bool:
+        """Whether no machine can still be at the upload of a file; where the service tells no time, nobody knows."""
+        with suppress(FileNotFoundError, NotImplementedError):
+            written: datetime = self.fs.modified(path)
+            written = written if written.tzinfo else written.replace(tzinfo=UTC)
+            return (datetime.now(UTC) - written).total_seconds() > OLD_SECONDS
+        return False
 
     def _place(self, folder: Path, key: str) -> None:
         """Put a finished folder into the cache, then over there: its files, and last its manifest."""
