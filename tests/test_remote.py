@@ -8,9 +8,9 @@ import fsspec
 import pytest
 from toy_stages import FUNCTION, contents, lattice, lines
 
-import redcloak.runtime.remote
+import redcloak.runtime.objects
 from redcloak.runtime.execute import run
-from redcloak.runtime.manifest import MANIFEST, artifact_key
+from redcloak.runtime.manifest import MANIFEST, artifact_key, write
 from redcloak.runtime.patience import PAUSES, Patient
 from redcloak.runtime.places import open_store
 from redcloak.runtime.remote import RemoteStore
@@ -60,9 +60,9 @@ def test_what_one_machine_makes_another_reads(machine, memory):
 
 
 def test_the_manifest_comes_last(machine, memory, monkeypatch):
-    written, put = [], redcloak.runtime.remote._write
+    written, put = [], redcloak.runtime.remote.put_whole
     monkeypatch.setattr(
-        "redcloak.runtime.remote._write", lambda fs, path, data: written.append(path) or put(fs, path, data)
+        "redcloak.runtime.remote.put_whole", lambda fs, path, data: written.append(path) or put(fs, path, data)
     )
     key = make(machine("one"))
     assert written[-1].endswith(f"/{key}/{MANIFEST}")
@@ -73,7 +73,7 @@ def test_the_manifest_comes_last(machine, memory, monkeypatch):
             raise ConnectionError("cable")
         put(fs, path, data)
 
-    monkeypatch.setattr("redcloak.runtime.remote._write", cut)
+    monkeypatch.setattr("redcloak.runtime.remote.put_whole", cut)
     with pytest.raises(StoreError, match="ConnectionError: cable; is it reachable"):
         make(machine("one"), name="b")
     assert machine("two").open(artifact_key("protect", 1, {"name": "b"}, {})) is None
@@ -202,7 +202,7 @@ def test_an_upload_that_was_broken_off_a_day_ago_is_left_behind(machine, memory,
     key, whole = make(store), make(store, name="b")
     memory.rm_file(f"/bucket/store/artifacts/{key[:2]}/{key[2:4]}/{key}/{MANIFEST}")
     assert store.leftovers() == 0  # somebody may be at it
-    hours = redcloak.runtime.remote.OLD_SECONDS / 3600
+    hours = redcloak.runtime.objects.OLD_SECONDS / 3600
     for path in objects(memory):
         memory.store[path].modified -= timedelta(hours=hours + 1)
     assert store.leftovers() == len("pixels") * 3
@@ -216,7 +216,7 @@ def test_where_the_service_tells_no_time_no_upload_is_left_behind(machine, memor
     store = machine("one")
     key = make(store)
     memory.rm_file(f"/bucket/store/artifacts/{key[:2]}/{key[2:4]}/{key}/{MANIFEST}")
-    monkeypatch.setattr(redcloak.runtime.remote, "OLD_SECONDS", -1.0)
+    monkeypatch.setattr(redcloak.runtime.objects, "OLD_SECONDS", -1.0)
     assert store.leftovers() == len("pixels") * 3
 
     def silent(self, path):
@@ -231,7 +231,7 @@ def test_where_the_service_tells_no_time_no_upload_is_left_behind(machine, memor
 def test_nobody_keeps_an_old_listing(monkeypatch):
     asked = []
     monkeypatch.setattr("fsspec.url_to_fs", lambda uri, **options: asked.append(options) or ("fs", "base"))
-    patient, base = redcloak.runtime.remote._file_system("s3://bucket/name")
+    patient, base = redcloak.runtime.objects.file_system("s3://bucket/name")
     assert (patient._fs, base) == ("fs", "base")
     assert asked == [{"use_listings_cache": False}]
 
@@ -312,7 +312,7 @@ def test_a_manifest_may_not_write_elsewhere(machine, memory, tmp_path, name):
     files = {name: manifest.files["1.png"]}
     folder = tmp_path / "forged"
     folder.mkdir()
-    redcloak.runtime.remote.write(folder, manifest.model_copy(update={"files": files}))
+    write(folder, manifest.model_copy(update={"files": files}))
     memory.pipe_file(f"/bucket/store/artifacts/{key[:2]}/{key[2:4]}/{key}/{MANIFEST}", (folder / MANIFEST).read_bytes())
     with pytest.raises(StoreError, match="names a file outside of it") as told:
         machine("two").open(key)

@@ -13,20 +13,14 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator, Set
-from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import UTC, datetime
+from collections.abc import Iterator, Set
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from redcloak.errors import UserError
-from redcloak.runtime.failures import Failures
-from redcloak.runtime.leftovers import OLD_SECONDS
 from redcloak.runtime.manifest import MANIFEST, Manifest, parse, write
-from redcloak.runtime.patience import Patient
+from redcloak.runtime.objects import RemoteFailures, file_system, is_old, put_whole
 from redcloak.runtime.store import FORMAT, Artifact, Store, StoreError, check_format
-
-EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 
 
 class RemoteStore(Store):
@@ -38,7 +32,7 @@ class RemoteStore(Store):
 
     def __init__(self, uri: str, read_only: bool = False, cache: Path | None = None) -> None:
         self.place = uri.rstrip("/")
-        self.fs, base = _file_system(self.place)
+        self.fs, base = file_system(self.place)
         self.base = str(base).rstrip("/")
         self._known: dict[str, Manifest] = {}
         super().__init__(cache or _cache(self.place))
@@ -149,15 +143,7 @@ class RemoteStore(Store):
         with self._reached():
             files = [str(path) for path in self.fs.find(f"{self.base}/artifacts")]
             whole = {path.rpartition("/")[0] for path in files if path.endswith(f"/{MANIFEST}")}
-            return [path for path in files if path.rpartition("/")[0] not in whole and self._old(path)]
-
-    def _old(self, path: str) -> bool:
-        """Whether no machine can still be at the upload of a file; where the service tells no time, nobody knows."""
-        with suppress(FileNotFoundError, NotImplementedError):
-            written: datetime = self.fs.modified(path)
-            written = written if written.tzinfo else written.replace(tzinfo=UTC)
-            return (datetime.now(UTC) - written).total_seconds() > OLD_SECONDS
-        return False
+            return [path for path in files if path.rpartition("/")[0] not in whole and is_old(self.fs, path)]
 
     def _place(self, folder: Path, key: str) -> None:
         """Put a finished folder into the cache, then over there: its files, and last its manifest."""
@@ -218,7 +204,7 @@ class RemoteStore(Store):
         return f"{self.base}/{self._folder(key)}/{name}"
 
     def _put(self, name: str, data: bytes) -> None:
-        _write(self.fs, f"{self.base}/{name}", data)
+        put_whole(self.fs, f"{self.base}/{name}", data)
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
@@ -230,56 +216,6 @@ class RemoteStore(Store):
         except Exception as error:
             words = f"{type(error).__name__}: {error}"
             raise StoreError(f"store {self.place}: {words}; is it reachable, and may you write there?") from error
-
-
-class RemoteFailures(Failures):
-    """Failures that are kept beside the artifacts, where every machine sees them."""
-
-    def __init__(self, fs: Any, folder: str, reached: Callable[[], AbstractContextManager[None]]) -> None:
-        self.fs, self.there, self.reached = fs, folder, reached
-
-    def _names(self) -> list[str]:
-        with self.reached():
-            return sorted(str(path).split("/")[-1] for path in self.fs.glob(f"{self.there}/*.json"))
-
-    def _read(self, name: str) -> bytes:
-        with self.reached():
-            data: bytes = self.fs.cat_file(f"{self.there}/{name}")
-            return data
-
-    def _write(self, name: str, data: bytes) -> None:
-        with self.reached():
-            _write(self.fs, f"{self.there}/{name}", data)
-
-    def _delete(self, name: str) -> None:
-        with self.reached(), suppress(FileNotFoundError):
-            self.fs.rm_file(f"{self.there}/{name}")
-
-
-def _write(fs: Any, path: str, data: bytes) -> None:
-    """Write one object whole: what services do of themselves, and what a file system does by renaming."""
-    fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-    if "file" not in fs.protocol:
-        fs.pipe_file(path, data)
-        return
-    beside = f"{path}~{os.getpid()}{secrets.token_hex(4)}"
-    fs.pipe_file(beside, data)
-    os.replace(beside, path)
-
-
-def _file_system(uri: str) -> tuple[Any, Any]:
-    import fsspec
-
-    scheme = uri.partition("://")[0]
-    try:
-        fs, base = fsspec.url_to_fs(uri, use_listings_cache=False)
-    except ImportError:
-        extra = EXTRAS.get(scheme)
-        fix = f"pip install 'redcloak[{extra}]'" if extra else f"install what fsspec needs for {scheme}://"
-        raise StoreError(f"store {uri}: nothing here speaks {scheme}; {fix}.") from None
-    except ValueError as error:
-        raise StoreError(f"store {uri}: {error}; use a folder, s3://BUCKET/NAME or gs://BUCKET/NAME.") from None
-    return Patient(fs), base
 
 
 def _cache(uri: str) -> Path:
