@@ -13,8 +13,9 @@ from redcloak.runtime.execute import run
 from redcloak.runtime.manifest import MANIFEST, artifact_key, write
 from redcloak.runtime.patience import PAUSES, Patient
 from redcloak.runtime.places import open_store
+from redcloak.runtime.refused import StoreError
 from redcloak.runtime.remote import RemoteStore
-from redcloak.runtime.store import Store, StoreError
+from redcloak.runtime.store import Store
 
 
 @pytest.fixture

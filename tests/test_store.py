@@ -17,7 +17,8 @@ import redcloak.runtime.store
 from redcloak.errors import UserError
 from redcloak.runtime.lease import machine
 from redcloak.runtime.manifest import MANIFEST, artifact_key, key_of, plain
-from redcloak.runtime.store import Store, StoreError
+from redcloak.runtime.refused import StoreError
+from redcloak.runtime.store import Store
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 values = st.recursive(

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from redcloak.api import Needs
 from redcloak.errors import UserError
-from redcloak.runtime.store import StoreError
+from redcloak.runtime.refused import StoreError
 from redcloak.runtime.work import Message, Send, Task, perform
 
 POLL_SECONDS = 0.5  # between two looks at the progress of what runs

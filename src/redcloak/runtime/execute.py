@@ -17,8 +17,9 @@ from redcloak.api import Needs
 from redcloak.errors import unknown
 from redcloak.runtime.matrix import Graph, Node
 from redcloak.runtime.plan import History
+from redcloak.runtime.refused import StoreError
 from redcloak.runtime.schedule import Schedule
-from redcloak.runtime.store import Store, StoreError
+from redcloak.runtime.store import Store
 from redcloak.runtime.work import Event, Failure, Message, Send, StageError, Task, perform
 
 __all__ = ["Event", "Executor", "Failure", "Outcome", "StageError", "run"]

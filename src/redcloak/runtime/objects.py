@@ -12,7 +12,7 @@ from typing import Any
 from redcloak.runtime.failures import Failures
 from redcloak.runtime.leftovers import OLD_SECONDS
 from redcloak.runtime.patience import Patient
-from redcloak.runtime.store import StoreError
+from redcloak.runtime.refused import StoreError
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 

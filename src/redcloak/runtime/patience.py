@@ -11,7 +11,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from redcloak.runtime.store import FULL, REFUSED
+from redcloak.runtime.refused import FULL, REFUSED
 
 PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds before each further try, half of it at random, so that workers do not march
 FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)

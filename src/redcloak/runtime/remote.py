@@ -18,9 +18,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from redcloak.errors import UserError
+from redcloak.runtime import formats
 from redcloak.runtime.manifest import MANIFEST, Manifest, parse, write
 from redcloak.runtime.objects import RemoteFailures, file_system, is_old, put_whole
-from redcloak.runtime.store import FORMAT, Artifact, Store, StoreError, check_format
+from redcloak.runtime.refused import StoreError
+from redcloak.runtime.store import Artifact, Store
 
 
 class RemoteStore(Store):
@@ -40,12 +42,12 @@ class RemoteStore(Store):
         self.failures = RemoteFailures(self.fs, f"{self.base}/failures", self._reached)
         with self._reached():
             try:
-                check_format(self.fs.cat_file(f"{self.base}/format.json"), self.place)
+                formats.check(self.fs.cat_file(f"{self.base}/format.json"), self.place)
                 self._found = True
             except FileNotFoundError:
                 self._found = False
                 if not read_only:
-                    self._put("format.json", json.dumps({"format": FORMAT}).encode())
+                    self._put("format.json", json.dumps({"format": formats.FORMAT}).encode())
 
     @property
     def there(self) -> bool:

@@ -8,7 +8,6 @@ a damaged one is set aside and counts as absent. The folders are private: these 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import secrets
 import shutil
@@ -22,19 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from redcloak.errors import UserError
+from redcloak.runtime import formats
 from redcloak.runtime.contents import damage, files_of, flush, settle, weight
 from redcloak.runtime.failures import Failures
 from redcloak.runtime.lease import held, lease, machine, sweep
 from redcloak.runtime.leftovers import left, sweep_drafts
 from redcloak.runtime.manifest import MANIFEST, Manifest, artifact_key, libraries, plain, read, write
-
-FORMAT = 1  # of the store's folders; a store of a higher number was made by a newer redcloak
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST})
-
-
-class StoreError(UserError):
-    """The store itself cannot be used: its disk is full, refuses, or a newer redcloak made it."""
+from redcloak.runtime.refused import FULL, REFUSED, StoreError, explained
 
 
 @dataclass(frozen=True)
@@ -76,14 +69,14 @@ class Store:
         self.failures = Failures(self.root / "failures")
         self._verified: set[tuple[Any, ...]] = set()
         self._run = ""  # the key of the lease that a run holds through this object
-        with self._explained(FULL | REFUSED):
-            self._check_format()
+        with explained(self.root, FULL | REFUSED):
+            formats.check_folder(self.root)
             if read_only:
                 return
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for folder in (self._artifacts, self._tmp, self._quarantine, self._leases):
                 folder.mkdir(mode=0o700, exist_ok=True)
-            self._write_format()
+            formats.write(self.root)
             self.sweep()
 
     @property
@@ -108,7 +101,7 @@ class Store:
     def lease(self, key: str, run: str = "") -> Iterator[bool]:
         """Whether the work on ``key`` is ours for this block; else another is at it (:mod:`redcloak.runtime.lease`)."""
         with ExitStack() as stack:
-            with self._explained(FULL | REFUSED):
+            with explained(self.root, FULL | REFUSED):
                 ours = stack.enter_context(lease(self._leases / key, run))
             yield ours
 
@@ -178,10 +171,10 @@ class Store:
         settings, sources = plain(config, stage), dict(inputs)
         with self._temporary() as folder:
             draft, start = Draft(folder), time.perf_counter()
-            with self._explained(FULL):
+            with explained(self.root, FULL):
                 yield draft
             seconds = time.perf_counter() - start
-            with self._explained(FULL | REFUSED):
+            with explained(self.root, FULL | REFUSED):
                 manifest = _sealed(draft, stage, version, settings, sources, seconds)
                 self._place(folder, manifest.key)
                 self.failures.forget(manifest.key)
@@ -241,22 +234,10 @@ class Store:
         sweep(self._leases)
         sweep_drafts(self._tmp)
 
-    def _check_format(self) -> None:
-        """Refuse a store of a newer format, which this version might misread or damage."""
-        with suppress(FileNotFoundError):
-            check_format((self.root / "format.json").read_bytes(), str(self.root))
-
-    def _write_format(self) -> None:
-        path = self.root / "format.json"
-        if not path.exists():
-            beside = path.with_suffix(f".{os.getpid()}{secrets.token_hex(4)}")
-            beside.write_text(json.dumps({"format": FORMAT}) + "\n", encoding="utf-8")
-            beside.replace(path)
-
     @contextmanager
     def _temporary(self) -> Iterator[Path]:
         """A new folder that names its owner, for :meth:`sweep`; what is left of it at the end is deleted."""
-        with self._explained(FULL | REFUSED):
+        with explained(self.root, FULL | REFUSED):
             folder = Path(tempfile.mkdtemp(prefix=f"{machine()}~{os.getpid()}~", dir=self._tmp))
         try:
             yield folder
@@ -287,24 +268,8 @@ class Store:
         flush(target.parent)
 
     def _set_aside(self, key: str) -> None:
-        with self._explained(FULL | REFUSED), suppress(FileNotFoundError):
+        with explained(self.root, FULL | REFUSED), suppress(FileNotFoundError):
             self.path(key).rename(self._quarantine / f"{key}~{secrets.token_hex(4)}")
-
-    @contextmanager
-    def _explained(self, numbers: frozenset[int]) -> Iterator[None]:
-        """Turn the operating system's errors of these numbers into one line that a person can act on."""
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:
-            number = getattr(error, "errno", None)
-            # Writers outside Python (safetensors) say it in words only.
-            if number in FULL or "No space left on device" in str(error):
-                raise StoreError(f"store {self.root}: the disk is full; free some space and run again.") from error
-            if number not in numbers:
-                raise
-            raise StoreError(f"store {self.root}: {error}; choose a folder that you may write to.") from error
 
 
 def _sealed(
@@ -328,16 +293,3 @@ def _sealed(
     for path in (draft.folder / MANIFEST, draft.folder, *draft.folder.rglob("*/")):
         flush(path)
     return manifest
-
-
-def check_format(data: bytes, place: str) -> None:
-    """Raise a :class:`StoreError` where ``format.json`` tells of a format that this version does not know."""
-    try:
-        found = int(json.loads(data)["format"])
-    except (ValueError, KeyError, TypeError):
-        raise StoreError(f"store {place}: format.json is damaged; delete it if this is a store.") from None
-    if found > FORMAT:
-        raise StoreError(
-            f"store {place}: made by a newer redcloak (format {found}; this one reads up to {FORMAT}); "
-            "update redcloak, or choose another store."
-        )

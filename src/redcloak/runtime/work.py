@@ -17,7 +17,8 @@ from typing import Any, Literal
 from redcloak.api import Needs, Progress
 from redcloak.errors import UserError
 from redcloak.runtime.matrix import Node
-from redcloak.runtime.store import Store, StoreError
+from redcloak.runtime.refused import StoreError
+from redcloak.runtime.store import Store
 
 
 @dataclass(frozen=True)
