@@ -294,18 +294,16 @@ def test_the_board_is_read_back_as_written(made, tmp_path):
 def test_the_headline_says_what_survives(made):
     words = "After the strongest red team 3 of 3 protections still take some identity, {} of them measurably more than "
     assert headline(made).startswith(f"{words.format(3)}random noise; most, 0.3")
-    noise = Estimate(0.01, -0.02, 0.04, 5)
-    rows = made.standings
-    some = (*rows[:1], *(row.model_copy(update={"beyond_noise": noise}) for row in rows[1:]))
+    none, rows = Estimate(0.01, -0.02, 0.04, 5), made.standings
+    some = (*rows[:1], *(row.model_copy(update={"beyond_noise": none}) for row in rows[1:]))
     assert headline(made.model_copy(update={"standings": some})).startswith(words.format(1))
-    less = tuple(row.model_copy(update={"beyond_noise": noise}) for row in rows)
+    less = tuple(row.model_copy(update={"beyond_noise": none}) for row in rows)
     assert headline(made.model_copy(update={"standings": less})).startswith(words.format("none"))
     alone = headline(made.model_copy(update={"standings": less[:1]}))
     assert "still takes some identity, not measurably more than random noise; most, 0.3" in alone
     unknown = tuple(row.model_copy(update={"beyond_noise": None}) for row in rows)
     assert "still take some identity; most, 0.3" in headline(made.model_copy(update={"standings": unknown}))
-    none = Estimate(0.01, -0.02, 0.04, 5)
-    weak = made.model_copy(update={"standings": tuple(r.model_copy(update={"survives": none}) for r in made.standings)})
+    weak = made.model_copy(update={"standings": tuple(row.model_copy(update={"survives": none}) for row in rows)})
     assert headline(weak) == "None of 3 protections measurably survives the strongest red team."
     idle = tuple(row.model_copy(update={"flags": ("clean-did-not-learn",)}) for row in made.standings)
     assert headline(made.model_copy(update={"standings": idle})).startswith("Nothing can be said")

@@ -167,11 +167,12 @@ def test_a_step_gives_the_pixels_of_an_audit_with_common_seeds(here: Path, suite
     common = ["--suite", suite, "--set", "class_images=0"]
     assert run("protect", photos, "--with", "random_noise", *common, "--out", "p") == 0
     config = AuditConfig(photos=photos, suite=suite, class_images=0, protection="random_noise", common_seeds=True)
+    from redcloak.nodes import STAGES
     from redcloak.runtime.execute import run as execute
 
     audit = Audit.prepare(config, here / "audit")
     node = next(arm.photos for arm in audit.arms if arm.summary.name == "protected")
-    execute(audit.graph, audit.store, "redcloak.stages:run_stage", [node])
+    execute(audit.graph, audit.store, STAGES, [node])
     pairs = zip(list_images(here / "p"), list_images(audit.store.path(node.key) / "images"), strict=True)
     assert all(linf_on_disk(*pair) == 0 for pair in pairs)
 

@@ -9,6 +9,7 @@ import pytest
 from toy_stages import FUNCTION, contents, lattice, lines
 
 import redcloak.runtime.objects
+import redcloak.runtime.remote
 from redcloak.runtime.execute import run
 from redcloak.runtime.manifest import MANIFEST, artifact_key, write
 from redcloak.runtime.patience import PAUSES, Patient
@@ -39,6 +40,10 @@ def make(store, text="pixels", name="a"):
         (draft.folder / "1.png").write_text(text * 2)
         draft.notes = {"loss": 0.5}
     return artifact_key("protect", 1, {"name": name}, {})
+
+
+def manifest_of(key):
+    return f"/bucket/store/artifacts/{key[:2]}/{key[2:4]}/{key}/{MANIFEST}"
 
 
 def objects(memory):
@@ -188,6 +193,8 @@ def test_artifacts_are_listed_weighed_and_discarded_over_there(machine, memory):
 
 def test_leftovers_are_told_and_cleared_over_there(machine, memory):
     store = machine("one")
+    assert store.leftovers() == 0
+    store.clear()  # nothing is there
     key = make(store)
     assert store.leftovers() == 0
     path = next(path for path in objects(memory) if not path.endswith("stage.json"))
@@ -198,10 +205,10 @@ def test_leftovers_are_told_and_cleared_over_there(machine, memory):
     assert store.leftovers() == 0
 
 
-def test_an_upload_that_was_broken_off_a_day_ago_is_left_behind(machine, memory, monkeypatch):
+def test_an_upload_that_was_broken_off_a_day_ago_is_left_behind(machine, memory):
     store = machine("one")
     key, whole = make(store), make(store, name="b")
-    memory.rm_file(f"/bucket/store/artifacts/{key[:2]}/{key[2:4]}/{key}/{MANIFEST}")
+    memory.rm_file(manifest_of(key))
     assert store.leftovers() == 0  # somebody may be at it
     hours = redcloak.runtime.objects.OLD_SECONDS / 3600
     for path in objects(memory):
@@ -216,7 +223,7 @@ def test_an_upload_that_was_broken_off_a_day_ago_is_left_behind(machine, memory,
 def test_where_the_service_tells_no_time_no_upload_is_left_behind(machine, memory, monkeypatch):
     store = machine("one")
     key = make(store)
-    memory.rm_file(f"/bucket/store/artifacts/{key[:2]}/{key[2:4]}/{key}/{MANIFEST}")
+    memory.rm_file(manifest_of(key))
     monkeypatch.setattr(redcloak.runtime.objects, "OLD_SECONDS", -1.0)
     assert store.leftovers() == len("pixels") * 3
 
@@ -314,7 +321,7 @@ def test_a_manifest_may_not_write_elsewhere(machine, memory, tmp_path, name):
     folder = tmp_path / "forged"
     folder.mkdir()
     write(folder, manifest.model_copy(update={"files": files}))
-    memory.pipe_file(f"/bucket/store/artifacts/{key[:2]}/{key[2:4]}/{key}/{MANIFEST}", (folder / MANIFEST).read_bytes())
+    memory.pipe_file(manifest_of(key), (folder / MANIFEST).read_bytes())
     with pytest.raises(StoreError, match="names a file outside of it") as told:
         machine("two").open(key)
     assert "\n" not in str(told.value)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from redcloak.cli import options
 from redcloak.cli.text import aligned, document, plain
+
+if TYPE_CHECKING:
+    from redcloak.diagnose.model import Diagnosis
 
 Clean = Annotated[
     str | None, typer.Option(metavar="CLEAN", help="The clean photos that PHOTOS were made from, or drawn:N.")
@@ -93,8 +96,6 @@ def diagnose(
     )  # fmt: skip
     from redcloak.cli.progress import Screen
     from redcloak.diagnose import run
-    from redcloak.diagnose.misalignment import OF_DECODED, OF_PHOTOS
-    from redcloak.diagnose.model import extracted, findings, table, trained
     from redcloak.errors import UserError
 
     if not clean:
@@ -115,15 +116,23 @@ def diagnose(
     if json:
         typer.echo(document({"out": str(out), **plain(found)}))
         return
-    typer.echo("\n".join(findings(found)))
+    typer.echo(_told(found) + f"\n{out / 'diagnose.html'}")
+
+
+def _told(found: Diagnosis) -> str:
+    """What was found, its tables and its notes."""
+    from redcloak.diagnose.misalignment import OF_DECODED, OF_PHOTOS
+    from redcloak.diagnose.model import extracted, findings, table, trained
+
+    said = findings(found)
     for name in found.clips:
         for title, scores in (("photos", OF_PHOTOS), ("after the autoencoder", OF_DECODED)):
             if any(line.score in scores for line in found.lines):
-                typer.echo(f"\n{name}, {title}\n{aligned(table(found, name, scores))}")
+                said.append(f"\n{name}, {title}\n{aligned(table(found, name, scores))}")
     for title, body in (("what the models draw", extracted(found)), ("while they train", trained(found))):
         if len(body) > 1:
-            typer.echo(f"\n{title}\n{aligned(body)}")
-    typer.echo("".join(f"\nnote: {note}" for note in found.notes) + f"\n{out / 'diagnose.html'}")
+            said.append(f"\n{title}\n{aligned(body)}")
+    return "\n".join(said) + "\n" + "".join(f"\nnote: {note}" for note in found.notes)
 
 
 def _names(given: list[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,13 @@ def files_of(folder: Path) -> dict[str, Path]:
     """Every file of an artifact but its manifest, by relative POSIX path."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
     return {path.relative_to(folder).as_posix(): path for path in paths}
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a file beside its place and rename it there, so that others see the old one or the new one, whole."""
+    beside = path.with_name(f"{path.name}~{os.getpid()}{secrets.token_hex(4)}")
+    beside.write_bytes(data)
+    beside.replace(path)
 
 
 def weight(folder: Path) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from redcloak.runtime.contents import replace
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,7 @@ class Failures:
 
     def _write(self, name: str, data: bytes) -> None:
         self.folder.mkdir(mode=0o700, exist_ok=True)
-        beside = self.folder / f"{name}~{os.getpid()}{secrets.token_hex(4)}"
-        beside.write_bytes(data)
-        beside.replace(self.folder / name)
+        replace(self.folder / name, data)
 
     def _delete(self, name: str) -> None:
         with suppress(FileNotFoundError):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from redcloak.runtime.contents import replace
 from redcloak.runtime.refused import StoreError
 
 FORMAT = 1
+DATA = json.dumps({"format": FORMAT}).encode()
 
 
 def check_folder(root: Path) -> None:
@@ -23,9 +23,7 @@ def write(root: Path) -> None:
     """Write ``format.json`` where there is none."""
     path = root / "format.json"
     if not path.exists():
-        beside = path.with_suffix(f".{os.getpid()}{secrets.token_hex(4)}")
-        beside.write_text(json.dumps({"format": FORMAT}) + "\n", encoding="utf-8")
-        beside.replace(path)
+        replace(path, DATA)
 
 
 def check(data: bytes, place: str) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from redcloak.runtime.contents import replace
 from redcloak.runtime.failures import Failures
 from redcloak.runtime.leftovers import OLD_SECONDS
 from redcloak.runtime.patience import Patient
@@ -47,9 +47,7 @@ def put_whole(fs: Any, path: str, data: bytes) -> None:
     if "file" not in fs.protocol:
         fs.pipe_file(path, data)
         return
-    beside = f"{path}~{os.getpid()}{secrets.token_hex(4)}"
-    fs.pipe_file(beside, data)
-    os.replace(beside, path)
+    replace(Path(path), data)
 
 
 def file_system(uri: str) -> tuple[Any, Any]:

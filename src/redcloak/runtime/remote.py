@@ -10,7 +10,6 @@ done twice, which does no harm.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import secrets
 from collections.abc import Iterator, Set
@@ -47,7 +46,7 @@ class RemoteStore(Store):
             except FileNotFoundError:
                 self._found = False
                 if not read_only:
-                    self._put("format.json", json.dumps({"format": formats.FORMAT}).encode())
+                    self._put("format.json", formats.DATA)
 
     @property
     def there(self) -> bool:
@@ -127,9 +126,7 @@ class RemoteStore(Store):
         found = super().leftovers(needed)
         with self._reached(), suppress(FileNotFoundError):
             found += int(self.fs.du(f"{self.base}/quarantine"))
-        with self._reached(), suppress(FileNotFoundError):
-            found += sum(int(self.fs.size(path)) for path in self._broken_off())
-        return found
+        return found + sum(self._broken_off().values())
 
     def clear(self, needed: Set[str] = frozenset()) -> None:
         """Delete what :meth:`leftovers` counts."""
@@ -140,12 +137,17 @@ class RemoteStore(Store):
             with self._reached(), suppress(FileNotFoundError):
                 self.fs.rm_file(path)
 
-    def _broken_off(self) -> list[str]:
-        """The old files over there of artifacts that have no manifest, and so were never there for anybody."""
-        with self._reached():
-            files = [str(path) for path in self.fs.find(f"{self.base}/artifacts")]
+    def _broken_off(self) -> dict[str, int]:
+        """The old files over there of artifacts without a manifest, which nobody ever saw: path -> bytes."""
+        with self._reached(), suppress(FileNotFoundError):
+            files = {
+                str(path): int(each["size"])
+                for path, each in self.fs.find(f"{self.base}/artifacts", detail=True).items()
+            }
             whole = {path.rpartition("/")[0] for path in files if path.endswith(f"/{MANIFEST}")}
-            return [path for path in files if path.rpartition("/")[0] not in whole and is_old(self.fs, path)]
+            lost = {path: size for path, size in files.items() if path.rpartition("/")[0] not in whole}
+            return {path: size for path, size in lost.items() if is_old(self.fs, path)}
+        return {}
 
     def _place(self, folder: Path, key: str) -> None:
         """Put a finished folder into the cache, then over there: its files, and last its manifest."""
